@@ -1,1 +1,7 @@
-//! trundle-engine
+//! Turns decisions into effects: observe → decide → journal → act, over ports.
+//!
+//! One synchronous turn takes what was seen and said, and leaves behind a durable journal and the commands that follow
+//! from it. Nothing here waits for an effect: its outcome comes back as an observation. So the engine that ships is
+//! the engine that a simulator drives with a virtual clock.
+
+pub mod ports;

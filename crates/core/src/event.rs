@@ -1,0 +1,201 @@
+//! Everything that can change an app's state: what people said, what was decided, what was seen.
+//!
+//! The journal is a list of these. State is their fold, so a daemon that was killed knows as much as one that was not.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
+use crate::revision::Revision;
+use crate::settings::AppSettings;
+use crate::Millis;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    Commanded { by: String, command: Command },
+    Decided(Action),
+    Observed { instance: InstanceKey, fact: Fact },
+    /// What the world said about a failure: for people; it changes no decision.
+    Evidence { instance: InstanceKey, evidence: Evidence },
+    /// The machine was started anew: nothing that ran before runs now.
+    Rebooted,
+    /// A bug of ours: the rollout stops here, the traffic goes on.
+    InvariantBroken { invariant: String, detail: String },
+}
+
+/// What a person asked for, after it was found to be allowed ([`crate::state::AppState::permit`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    Configure { settings: AppSettings },
+    AddRevision { revision: Revision },
+    /// Opens a rollout; one that is open is superseded by the same record.
+    Roll { rollout: RolloutId, target: RevisionNumber, kind: RolloutKind },
+    /// The open rollout goes back to `to`; the revision it left counts as judged bad.
+    TurnBack { to: RevisionNumber, aborted: bool },
+    Pause,
+    Resume,
+    /// Every instance is drained and stopped, by force of a person: no floor holds.
+    Down,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutKind {
+    Deploy,
+    Rollback,
+    Restart,
+}
+
+/// An intent. It is durable before its effect begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Start { instance: InstanceKey, purpose: StartPurpose },
+    /// Out of the routing table; stopped once its requests are finished.
+    Drain { instance: InstanceKey, purpose: StopPurpose },
+    /// Signal, grace, kill. `cut`: requests were still running when the drain deadline passed.
+    Stop { instance: InstanceKey, purpose: StopPurpose, cut: bool },
+    /// The verdict on an instance that had its time.
+    Fail { instance: InstanceKey, cause: FailureCause },
+    /// The `batch`-th batch is complete; the delay counts from here.
+    BatchReached { batch: u32 },
+    PauseRollout { cause: PauseCause },
+    TurnBack { to: RevisionNumber, cause: PauseCause },
+    /// All instances are replaced; the bake time counts from here.
+    Bake,
+    Conclude { outcome: Outcome },
+    /// After a reboot the base is at full strength again.
+    Recovered,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartPurpose {
+    /// A step of the rollout, or of scaling: raises what is wanted of the revision.
+    Roll,
+    /// In place of one that died: what is wanted stays.
+    Repair,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopPurpose {
+    /// The target takes its place.
+    Replaced,
+    /// More than is desired.
+    Surplus,
+    /// It failed.
+    Failed,
+    /// The app goes down.
+    Down,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Succeeded,
+    RolledBack,
+    Aborted,
+    Failed,
+}
+
+/// Why a rollout stopped by itself or by a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseCause {
+    Person { by: String },
+    Failures { failures: u32, max_failures: u32 },
+    ProgressDeadline { after_ms: Millis },
+    Invariant { invariant: String },
+}
+
+/// Why an instance counts as failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCause {
+    Exited(Exit),
+    /// It could not be started at all.
+    Refused { code: RefusalCode, text: String },
+    NotReady { after_ms: Millis },
+    /// Turned unready within `min_healthy_time`.
+    Unstable { after_ms: Millis },
+    NotLive,
+}
+
+/// How a process ended. `None` in both: nobody saw it end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The bytes on disk are not those of the revision.
+    ArtifactChanged,
+    /// The program, folder or file is not there or may not be run.
+    NotFound,
+    /// The port is taken, or none of the range is free.
+    PortInUse,
+    /// The socket that answers on the port is not the instance's.
+    IdentityUnverified,
+    /// The sealed values could not be opened.
+    Secrets,
+    /// Anything else the system said.
+    System,
+}
+
+/// What a driver or the router saw of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// The process runs. `incarnation` is new for each process that ever ran.
+    Started { pid: u32, address: Option<String>, incarnation: String },
+    StartRefused { code: RefusalCode, text: String },
+    Ready,
+    Unready,
+    /// The liveness check said no.
+    NotLive,
+    /// The process ended by itself, and nothing of its session is left.
+    Exited(Exit),
+    /// It was to be stopped, and nothing of it is left.
+    Gone,
+    /// Nobody can tell: it may be alive.
+    Unknown,
+    /// The router acknowledged a table in which it is (or is not) routed.
+    Routed(bool),
+    /// Out of every table and without a request in flight.
+    Drained { proof: DrainProof },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainProof {
+    /// The router counted zero requests after the switch.
+    Proven,
+    /// The router cannot know; the plan and the report say so.
+    Assumed,
+}
+
+/// The world's words about one failure, for the card.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub probe: Option<ProbeEvidence>,
+    /// The last lines of its log, oldest first, printable.
+    pub logs: Vec<String>,
+    /// Whether the base revision shows the same probe error now; None: there is none to compare.
+    pub base_shows_it_too: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeEvidence {
+    /// `GET /ready`
+    pub request: String,
+    pub status: Option<u16>,
+    /// The beginning of the answer.
+    pub body: Option<String>,
+    /// What went wrong when there was no answer: `connection refused`.
+    pub error: Option<String>,
+}

@@ -1,0 +1,184 @@
+//! A revision: the full, immutable description of what runs, with digests of the bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::ids::{EnvKey, RevisionNumber, VersionLabel};
+use crate::Millis;
+
+/// A template that was given a number when it was first deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    pub number: RevisionNumber,
+    pub template: Template,
+}
+
+/// What an instance runs. Two equal templates are the same revision: equality of content, never of a number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Template {
+    pub version: VersionLabel,
+    pub run: Run,
+    pub health: Health,
+    /// Raised by `restart`, so that the same description can roll again. A deploy of the same description does not
+    /// count it as a change.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+/// Hex SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(pub String);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(hex(&Sha256::digest(bytes)))
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Template {
+    /// The same, but for the count of restarts.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.version == other.version && self.run == other.run && self.health == other.health
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The program and its arguments, before `{port}` and the like are filled in. No shell.
+    pub command: Vec<String>,
+    /// Absolute. For an artifact that is a folder: the folder as it was deployed is run from, whatever stands here.
+    pub cwd: String,
+    pub env: BTreeMap<EnvKey, String>,
+    /// Values that are not written here: they are sealed on disk, and only a keyed fingerprint of each is kept.
+    pub sealed: Option<Sealed>,
+    pub artifact: Option<Artifact>,
+    /// Absolute path → digest: the executable and every argument that names an existing file, when run in place.
+    pub bytes: BTreeMap<String, Digest>,
+    pub stop_signal: StopSignal,
+    pub port: Port,
+}
+
+/// A copy of a file or folder, kept in the state directory under its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// As written in the file: for people.
+    pub path: String,
+    pub digest: Digest,
+    pub is_folder: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Names the sealed file; derived from the fingerprints.
+    pub id: String,
+    pub keys: BTreeMap<EnvKey, SealedKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedKey {
+    pub origin: SealedOrigin,
+    /// Keyed, so that a guess cannot be tried against the journal.
+    pub fingerprint: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SealedOrigin {
+    EnvFile,
+    Secret,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopSignal {
+    #[serde(rename = "SIGTERM")]
+    Term,
+    #[serde(rename = "SIGINT")]
+    Int,
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+    #[serde(rename = "SIGKILL")]
+    Kill,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Port {
+    /// From the daemon's range, another one for each instance.
+    Auto,
+    /// This one: then there can be one instance only, and the old one stops first.
+    Fixed(u16),
+}
+
+/// The checks. `ready` is always there: where none was written, it is a TCP connection, and `ready_assumed` says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub startup: Option<Check>,
+    pub ready: Check,
+    pub live: Option<Check>,
+    pub ready_assumed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub probe: Probe,
+    pub interval_ms: Millis,
+    pub timeout_ms: Millis,
+    /// Successes in a row until it counts as up.
+    pub rise: u32,
+    /// Failures in a row until it counts as down.
+    pub fall: u32,
+    /// While starting, probe from 10 ms apart, backing off to the interval.
+    pub eager: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    Http(HttpProbe),
+    Tcp,
+    /// Exit 0 is a success. No shell; `{port}` and the like are filled in.
+    Exec(Vec<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpProbe {
+    /// Begins with `/`.
+    pub path: String,
+    /// The expected status; without it any of 200–299.
+    pub status: Option<u16>,
+    /// A text that the body must contain.
+    pub body: Option<String>,
+    /// Sent with the request.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Check {
+    pub const DEFAULT_INTERVAL_MS: Millis = 1_000;
+    pub const DEFAULT_TIMEOUT_MS: Millis = 1_000;
+
+    /// With the defaults of the configuration.
+    pub fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            interval_ms: Self::DEFAULT_INTERVAL_MS,
+            timeout_ms: Self::DEFAULT_TIMEOUT_MS,
+            rise: 1,
+            fall: 3,
+            eager: true,
+        }
+    }
+}

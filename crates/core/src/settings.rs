@@ -1,0 +1,190 @@
+//! What belongs to the app and not to a revision: how many, how to roll, where to listen.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{Budget, CountOrPercent, Order, Written};
+use crate::Millis;
+
+/// Changes apply at once, also in the middle of a rollout, and make no new revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSettings {
+    pub replicas: u32,
+    pub rollout: RolloutSettings,
+    /// None: a worker that takes no requests; then ready is enough to be available.
+    pub listen: Option<Listen>,
+    /// One replica on a port of its own: stop first.
+    pub fixed_port: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// `127.0.0.1:8080`
+    pub http: Option<String>,
+    /// A path of a Unix socket, for a proxy in front.
+    pub unix: Option<String>,
+    /// Networks whose `X-Forwarded-*` are believed; `unix` means the peer of the Unix socket.
+    pub trusted_proxies: Vec<String>,
+    /// Set on every answer with the version that gave it; empty turns it off.
+    pub version_header: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    Pause,
+    Rollback,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutSettings {
+    pub max_surge: Option<CountOrPercent>,
+    pub max_unavailable: Option<CountOrPercent>,
+    pub batch: Option<u32>,
+    pub delay_ms: Millis,
+    pub order: Option<Order>,
+    pub bake_time_ms: Millis,
+    pub min_healthy_time_ms: Millis,
+    pub healthy_deadline_ms: Millis,
+    pub progress_deadline_ms: Millis,
+    pub on_failure: OnFailure,
+    pub max_failures: CountOrPercent,
+    pub drain_timeout_ms: Millis,
+    pub stop_grace_period_ms: Millis,
+}
+
+impl Default for RolloutSettings {
+    fn default() -> Self {
+        Self {
+            max_surge: None,
+            max_unavailable: None,
+            batch: None,
+            delay_ms: 0,
+            order: None,
+            bake_time_ms: 0,
+            min_healthy_time_ms: 0,
+            healthy_deadline_ms: 5 * 60_000,
+            progress_deadline_ms: 10 * 60_000,
+            on_failure: OnFailure::Pause,
+            max_failures: CountOrPercent::Count(1),
+            drain_timeout_ms: 30_000,
+            stop_grace_period_ms: 10_000,
+        }
+    }
+}
+
+/// A setting that cannot hold, with the key it stands under, so that the place in the file can be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted: `rollout.max_surge`.
+    pub key: &'static str,
+    pub message: String,
+    pub hint: String,
+}
+
+/// The most replicas that are accepted.
+pub const MAX_REPLICAS: u32 = 1_000_000;
+
+impl AppSettings {
+    pub fn budget(&self) -> Budget {
+        let rollout = &self.rollout;
+        Budget::resolve(
+            self.replicas,
+            Written {
+                surge: rollout.max_surge,
+                unavailable: rollout.max_unavailable,
+                batch: rollout.batch,
+                order: rollout.order,
+                fixed_port: self.fixed_port,
+            },
+        )
+    }
+
+    /// How many failed attempts of the target end the patience: at least 1.
+    pub fn max_failures(&self) -> u32 {
+        self.rollout.max_failures.round_up(self.replicas).max(1)
+    }
+
+    /// Every problem, not only the first.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut refuse = |key, message: String, hint: &str| {
+            found.push(Problem { key, message, hint: hint.to_owned() });
+        };
+        let r = &self.rollout;
+        if self.replicas > MAX_REPLICAS {
+            refuse("replicas", format!("{} replicas are more than {MAX_REPLICAS}", self.replicas), "use fewer");
+        }
+        if self.fixed_port && self.replicas > 1 {
+            let message = format!("a fixed port can serve one instance, but replicas = {}", self.replicas);
+            refuse("run.port", message, "use port = \"auto\", or replicas = 1");
+        }
+        let zero = |value: Option<CountOrPercent>| value.is_some_and(CountOrPercent::is_literal_zero);
+        if zero(r.max_surge) && zero(r.max_unavailable) {
+            let message = "max_surge and max_unavailable are both 0: nothing could ever move".to_owned();
+            refuse("rollout.max_unavailable", message, "set one of them to at least 1");
+        }
+        if let Some(CountOrPercent::Percent(p @ 101..)) = r.max_unavailable {
+            refuse("rollout.max_unavailable", format!("{p}% is more than all of them"), "use at most 100%");
+        }
+        if let Some(CountOrPercent::Count(n)) = r.max_surge
+            && n > MAX_REPLICAS
+        {
+            refuse("rollout.max_surge", format!("{n} is more than {MAX_REPLICAS}"), "use fewer, or a percentage");
+        }
+        if r.batch == Some(0) {
+            refuse("rollout.batch", "a batch of 0 would never finish".to_owned(), "use at least 1, or leave it out");
+        }
+        if r.batch.is_none() && r.delay_ms > 0 {
+            let message = "delay is the pause between batches, but there is no batch".to_owned();
+            refuse("rollout.delay", message, "add batch = N, or use min_healthy_time");
+        }
+        if r.max_failures.is_literal_zero() {
+            let message = "max_failures = 0 would stop before anything failed".to_owned();
+            refuse("rollout.max_failures", message, "1 stops at the first failure");
+        }
+        if r.healthy_deadline_ms == 0 {
+            refuse("rollout.healthy_deadline", "nothing is ready in no time".to_owned(), "try \"5m\"");
+        }
+        let least = r.healthy_deadline_ms.saturating_add(r.min_healthy_time_ms);
+        if r.progress_deadline_ms < least {
+            let message = format!(
+                "progress_deadline is {} s, but one instance alone may take healthy_deadline + min_healthy_time = {} s",
+                r.progress_deadline_ms as f64 / 1000.0,
+                least as f64 / 1000.0
+            );
+            refuse("rollout.progress_deadline", message, "raise it to at least that, or lower healthy_deadline");
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: fn(&mut AppSettings), expect: &[&str]) {
+        let mut settings =
+            AppSettings { replicas: 8, rollout: RolloutSettings::default(), listen: None, fixed_port: false };
+        change(&mut settings);
+        let keys: Vec<_> = settings.problems().iter().map(|p| p.key).collect();
+        assert_eq!(keys, expect);
+    }
+
+    #[test]
+    fn every_setting_that_cannot_hold_is_named() {
+        use CountOrPercent::{Count, Percent};
+        check(|_| (), &[]);
+        check(
+            |s| (s.rollout.max_surge, s.rollout.max_unavailable) = (Some(Count(0)), Some(Percent(0))),
+            &["rollout.max_unavailable"],
+        );
+        check(|s| s.rollout.max_unavailable = Some(Percent(101)), &["rollout.max_unavailable"]);
+        check(|s| s.rollout.max_surge = Some(Percent(200)), &[]);
+        check(|s| s.rollout.batch = Some(0), &["rollout.batch"]);
+        check(|s| s.rollout.delay_ms = 1, &["rollout.delay"]);
+        check(|s| s.rollout.max_failures = Count(0), &["rollout.max_failures"]);
+        check(|s| s.rollout.progress_deadline_ms = 299_999, &["rollout.progress_deadline"]);
+        check(|s| s.rollout.min_healthy_time_ms = 300_001, &["rollout.progress_deadline"]);
+        check(|s| s.fixed_port = true, &["run.port"]);
+    }
+}
