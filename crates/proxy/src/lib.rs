@@ -1,1 +1,57 @@
-//! trundle-proxy
+//! Trundle's proxy: its own process, one per state directory. It accepts connections, chooses an endpoint for each
+//! request, forwards it, and counts what became of it.
+//!
+//! It knows addresses, weights and labels, told as numbered whole tables over a Unix socket, and serves on from the last
+//! one without whoever told it. What is absent here: any idea of why an endpoint comes or goes.
+//!
+//! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
+//! control socket; `worker` threads accept; `connection`, `forward`, `headers`, `pool`, `body` carry requests;
+//! `endpoint` holds the proof of a drain; `counts` survives the process; `holder` keeps the listening sockets.
+
+pub mod control;
+pub mod stats;
+pub mod table;
+
+mod counts;
+mod endpoint;
+mod error;
+mod routes;
+mod sys;
+mod trust;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
+pub use error::ProxyError;
+pub use stats::{AppStats, EndpointStats, Histogram, Stats};
+pub use table::{App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Table};
+
+/// What the proxy process needs to know; everything else comes with the tables.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    pub state_dir: PathBuf,
+    /// Threads that serve; 0 is one per core, at most 4.
+    pub workers: usize,
+}
+
+/// What the holder of the listening sockets needs to know.
+#[derive(Debug, Clone)]
+pub struct HolderConfig {
+    pub state_dir: PathBuf,
+    /// The program to run as the proxy, and its arguments. It gets the holder's socket as descriptor 0.
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+}
+
+/// The body of `trundle proxy`: serves until Stop or SIGTERM, then finishes what is in flight within a bound.
+pub fn run_proxy(config: ProxyConfig) -> Result<(), ProxyError> {
+    let _ = config;
+    Ok(())
+}
+
+/// The body of `trundle shim proxy`: holds the listening sockets and keeps a proxy running. Blocks.
+pub fn run_holder(config: HolderConfig) -> Result<(), ProxyError> {
+    let _ = config;
+    Ok(())
+}

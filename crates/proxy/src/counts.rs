@@ -1,0 +1,495 @@
+//! Counts that survive the death of the process: `STATE_DIR/proxy-counts`, a mapped file of 64-bit words.
+//!
+//! Layout: a header of 64 words, then rows of 512 words for (app, version), then rows of 64 words for endpoints. A row's
+//! first word says what it is, the next 32 hold its key. A row is bound by writing the key first and its kind last, so a
+//! death in between leaves a free row. Requests add to atomics only; binding, folding and freeing belong to one thread.
+//!
+//! What was in flight when a process died is moved to the app's `proxy_killed` by its successor exactly once: the move
+//! is written down in the header as absolute values before it is made, and done again if the successor dies in it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::time::Duration;
+
+use crate::stats::{BUCKETS, Histogram, bucket_of};
+use crate::sys::Words;
+
+const MAGIC: u64 = u64::from_be_bytes(*b"TRNDLCNT");
+const LAYOUT: u64 = 1;
+const HEADER_WORDS: usize = 64;
+const KEY_WORDS: usize = 32;
+
+const VERSION_ROWS: usize = 256;
+const VERSION_ROW_WORDS: usize = 512;
+const ENDPOINT_ROWS: usize = 2048;
+const ENDPOINT_ROW_WORDS: usize = 64;
+const VERSIONS_AT: usize = HEADER_WORDS;
+const ENDPOINTS_AT: usize = VERSIONS_AT + VERSION_ROWS * VERSION_ROW_WORDS;
+const WORDS: usize = ENDPOINTS_AT + ENDPOINT_ROWS * ENDPOINT_ROW_WORDS;
+
+// Header.
+const CLOCK: usize = 2; // rises with each binding, to find the row that was bound longest ago
+const INTENT_ROW: usize = 3; // 1 + endpoint row that is being settled, 0 for none
+const INTENT_APP: usize = 4; // the app row that gets it
+const INTENT_VALUE: usize = 5; // what its `proxy_killed` will be
+
+// A row's words.
+const KIND: usize = 0;
+const KEY: usize = 1;
+const BOUND_AT: usize = KEY + KEY_WORDS;
+const CELLS: usize = BOUND_AT + 1;
+const HISTOGRAM: usize = VERSION_ROW_WORDS - BUCKETS;
+
+const KIND_FREE: u64 = 0;
+const KIND_APP: u64 = 1;
+const KIND_VERSION: u64 = 2;
+const KIND_ENDPOINT: u64 = 3;
+
+/// Why a request was lost. The order is that of the words in the file: only ever append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    NoEndpoint,
+    ConnectFailed,
+    BadResponse,
+    ResponseTimeout,
+    ProxyStopped,
+    ProxyKilled,
+}
+
+impl Lost {
+    pub const ALL: [Self; 6] = [
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::BadResponse,
+        Self::ResponseTimeout,
+        Self::ProxyStopped,
+        Self::ProxyKilled,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::BadResponse => "bad_response",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ProxyStopped => "proxy_stopped",
+            Self::ProxyKilled => "proxy_killed",
+        }
+    }
+}
+
+/// A word of an app's row.
+#[derive(Debug, Clone, Copy)]
+pub enum AppCell {
+    Crashed,
+    Cut,
+    Told,
+    AppErrors,
+    Rejected,
+    Retried,
+    /// Answers of versions whose rows were given to newer ones.
+    Forgotten,
+    Lost(Lost),
+}
+
+impl AppCell {
+    fn offset(self) -> usize {
+        CELLS
+            + match self {
+                Self::Crashed => 0,
+                Self::Cut => 1,
+                Self::Told => 2,
+                Self::AppErrors => 3,
+                Self::Rejected => 4,
+                Self::Retried => 5,
+                Self::Forgotten => 6,
+                Self::Lost(reason) => 8 + reason as usize,
+            }
+    }
+}
+
+/// Index of an (app) or (app, version) row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionRow(u32);
+
+/// Index of an endpoint's row; below [`EndpointRow::COUNT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointRow(u32);
+
+impl EndpointRow {
+    pub const COUNT: usize = ENDPOINT_ROWS;
+
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The mapped file.
+pub struct Counts {
+    words: Words,
+}
+
+impl Counts {
+    /// Opens the file, or makes a new one. A foreign or damaged file is replaced, and the note says so. What was in
+    /// flight when the last process died is settled here.
+    pub fn open(path: &Path) -> io::Result<(Self, Option<String>)> {
+        let mut note = None;
+        if path.exists() {
+            match Self::map_existing(path) {
+                Ok(counts) => {
+                    counts.settle_killed();
+                    return Ok((counts, None));
+                }
+                Err(error) => {
+                    let aside = path.with_extension("damaged");
+                    fs::rename(path, &aside)?;
+                    note = Some(format!(
+                        "{} is not a file of counts of this version ({error}); it was moved to {} and counting starts anew",
+                        path.display(),
+                        aside.display()
+                    ));
+                }
+            }
+        }
+        Ok((Self::create(path)?, note))
+    }
+
+    fn map_existing(path: &Path) -> io::Result<Self> {
+        let file = open_file(path, false)?;
+        if file.metadata()?.len() != WORDS as u64 * 8 {
+            return Err(io::Error::other("its size is wrong"));
+        }
+        let counts = Self { words: Words::map(&file, WORDS)? };
+        if counts.word(0).load(Relaxed) != MAGIC || counts.word(1).load(Relaxed) != LAYOUT {
+            return Err(io::Error::other("its header is wrong"));
+        }
+        Ok(counts)
+    }
+
+    fn create(path: &Path) -> io::Result<Self> {
+        let file = open_file(path, true)?;
+        file.set_len(WORDS as u64 * 8)?;
+        let counts = Self { words: Words::map(&file, WORDS)? };
+        counts.word(1).store(LAYOUT, Relaxed);
+        counts.word(0).store(MAGIC, Release);
+        Ok(counts)
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.words.words()[index]
+    }
+
+    fn version_at(row: VersionRow) -> usize {
+        VERSIONS_AT + row.0 as usize * VERSION_ROW_WORDS
+    }
+
+    fn endpoint_at(row: EndpointRow) -> usize {
+        ENDPOINTS_AT + row.0 as usize * ENDPOINT_ROW_WORDS
+    }
+
+    // --- on the path of a request -------------------------------------------------------------------------------
+
+    pub fn app_cell(&self, app: VersionRow, cell: AppCell) -> &AtomicU64 {
+        self.word(Self::version_at(app) + cell.offset())
+    }
+
+    /// Counts a complete answer and how long it took.
+    pub fn answered(&self, version: VersionRow, took: Duration) {
+        let at = Self::version_at(version);
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.word(at + CELLS).fetch_add(1, Relaxed);
+        self.word(at + CELLS + 1).fetch_add(us, Relaxed);
+        self.word(at + HISTOGRAM + bucket_of(us)).fetch_add(1, Relaxed);
+    }
+
+    pub fn in_flight(&self, row: EndpointRow) -> &AtomicU64 {
+        self.word(Self::endpoint_at(row) + CELLS)
+    }
+
+    pub fn requests(&self, row: EndpointRow) -> &AtomicU64 {
+        self.word(Self::endpoint_at(row) + CELLS + 1)
+    }
+
+    pub fn endpoint_cut(&self, row: EndpointRow) -> &AtomicU64 {
+        self.word(Self::endpoint_at(row) + CELLS + 2)
+    }
+
+    // --- reading ------------------------------------------------------------------------------------------------
+
+    #[must_use]
+    pub fn answers(&self, version: VersionRow) -> u64 {
+        self.word(Self::version_at(version) + CELLS).load(Relaxed)
+    }
+
+    #[must_use]
+    pub fn histogram(&self, version: VersionRow) -> Histogram {
+        let at = Self::version_at(version);
+        let mut histogram =
+            Histogram { sum_us: self.word(at + CELLS + 1).load(Relaxed), ..Histogram::default() };
+        for bucket in 0..BUCKETS {
+            let count = self.word(at + HISTOGRAM + bucket).load(Relaxed);
+            if count > 0 {
+                histogram.count += count;
+                histogram.buckets.insert(bucket as u32, count);
+            }
+        }
+        histogram
+    }
+
+    /// All versions of an app that have a row, with their names.
+    #[must_use]
+    pub fn versions_of(&self, app: &str) -> Vec<(String, VersionRow)> {
+        let prefix = format!("{app}\0");
+        (0..VERSION_ROWS as u32)
+            .map(VersionRow)
+            .filter(|row| self.word(Self::version_at(*row)).load(Relaxed) == KIND_VERSION)
+            .filter_map(|row| {
+                let key = self.key(Self::version_at(row));
+                key.strip_prefix(&prefix).map(|version| (version.to_owned(), row))
+            })
+            .collect()
+    }
+
+    /// All apps that have a row.
+    #[must_use]
+    pub fn apps(&self) -> Vec<(String, VersionRow)> {
+        (0..VERSION_ROWS as u32)
+            .map(VersionRow)
+            .filter(|row| self.word(Self::version_at(*row)).load(Relaxed) == KIND_APP)
+            .map(|row| (self.key(Self::version_at(row)), row))
+            .collect()
+    }
+
+    // --- binding (one thread) -----------------------------------------------------------------------------------
+
+    /// The row of an app, bound if it was not. `in_use` says which rows may not be taken from their owner.
+    pub fn bind_app(&self, app: &str, in_use: &[VersionRow]) -> Option<VersionRow> {
+        self.bind_version_row(KIND_APP, app, in_use)
+    }
+
+    /// The row of a version of an app.
+    pub fn bind_version(&self, app: &str, version: &str, in_use: &[VersionRow]) -> Option<VersionRow> {
+        self.bind_version_row(KIND_VERSION, &format!("{app}\0{version}"), in_use)
+    }
+
+    fn bind_version_row(&self, kind: u64, key: &str, in_use: &[VersionRow]) -> Option<VersionRow> {
+        let rows = (0..VERSION_ROWS as u32).map(VersionRow);
+        let kind_of = |row: VersionRow| self.word(Self::version_at(row)).load(Relaxed);
+        let bound_at = |row: &VersionRow| self.word(Self::version_at(*row) + BOUND_AT).load(Relaxed);
+        let found = rows.clone().find(|row| kind_of(*row) == kind && self.key(Self::version_at(*row)) == key);
+        if let Some(row) = found {
+            self.word(Self::version_at(row) + BOUND_AT).store(self.tick(), Relaxed);
+            return Some(row);
+        }
+        let free = rows.clone().find(|row| kind_of(*row) == KIND_FREE);
+        let row = free.or_else(|| {
+            // Versions first: an app's row carries the classes. Of these, the one that was bound longest ago.
+            let evictable = |kind| rows.clone().filter(move |r| kind_of(*r) == kind && !in_use.contains(r));
+            evictable(KIND_VERSION).min_by_key(bound_at).or_else(|| evictable(KIND_APP).min_by_key(bound_at))
+        })?;
+        self.forget(row);
+        self.write_row(Self::version_at(row), VERSION_ROW_WORDS, kind, key);
+        Some(row)
+    }
+
+    /// Keeps the answers of a version in its app's sum before its row goes to another.
+    fn forget(&self, row: VersionRow) {
+        if self.word(Self::version_at(row)).load(Relaxed) != KIND_VERSION {
+            return;
+        }
+        let key = self.key(Self::version_at(row));
+        let app = key.split('\0').next().unwrap_or_default();
+        if let Some((_, app_row)) = self.apps().into_iter().find(|(name, _)| name == app) {
+            self.app_cell(app_row, AppCell::Forgotten).fetch_add(self.answers(row), Relaxed);
+        }
+    }
+
+    /// The row of an endpoint, by app, id and incarnation; `None` when all are taken.
+    pub fn bind_endpoint(&self, app: &str, id: &str, incarnation: &str) -> Option<EndpointRow> {
+        let key = format!("{app}\0{id}\0{incarnation}");
+        let mut free = None;
+        for row in (0..ENDPOINT_ROWS as u32).map(EndpointRow) {
+            let at = Self::endpoint_at(row);
+            match self.word(at).load(Relaxed) {
+                KIND_ENDPOINT if self.key(at) == key => return Some(row),
+                KIND_FREE if free.is_none() => free = Some(row),
+                _ => {}
+            }
+        }
+        let row = free?;
+        self.write_row(Self::endpoint_at(row), ENDPOINT_ROW_WORDS, KIND_ENDPOINT, &key);
+        Some(row)
+    }
+
+    /// Gives a row back. Nothing may be in flight in it.
+    pub fn free_endpoint(&self, row: EndpointRow) {
+        debug_assert_eq!(
+            self.in_flight(row).load(Relaxed),
+            0,
+            "a row is freed only when nothing is in flight"
+        );
+        self.word(Self::endpoint_at(row)).store(KIND_FREE, Release);
+    }
+
+    /// Frees the rows of endpoints that nobody claims: those a dead process had bound and the table no longer names.
+    pub fn free_endpoints_except(&self, kept: &[EndpointRow]) {
+        for row in (0..ENDPOINT_ROWS as u32).map(EndpointRow) {
+            if self.word(Self::endpoint_at(row)).load(Relaxed) == KIND_ENDPOINT && !kept.contains(&row) {
+                self.free_endpoint(row);
+            }
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.word(CLOCK).fetch_add(1, Relaxed) + 1
+    }
+
+    fn write_row(&self, at: usize, words: usize, kind: u64, key: &str) {
+        self.word(at + KIND).store(KIND_FREE, Release);
+        for word in 1..words {
+            self.word(at + word).store(0, Relaxed);
+        }
+        let bytes = key.as_bytes();
+        debug_assert!(bytes.len() < KEY_WORDS * 8, "names are bounded by Table::validate");
+        self.word(at + KEY).store(bytes.len() as u64, Relaxed);
+        for (n, chunk) in bytes.chunks(8).take(KEY_WORDS - 1).enumerate() {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word(at + KEY + 1 + n).store(u64::from_le_bytes(word), Relaxed);
+        }
+        self.word(at + BOUND_AT).store(self.tick(), Relaxed);
+        self.word(at + KIND).store(kind, Release);
+    }
+
+    fn key(&self, at: usize) -> String {
+        let len = (self.word(at + KEY).load(Relaxed) as usize).min((KEY_WORDS - 1) * 8);
+        let mut bytes: Vec<u8> = (0..len.div_ceil(8))
+            .flat_map(|n| self.word(at + KEY + 1 + n).load(Relaxed).to_le_bytes())
+            .collect();
+        bytes.truncate(len);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    // --- after a death ------------------------------------------------------------------------------------------
+
+    fn settle_killed(&self) {
+        self.finish_intent();
+        for row in (0..ENDPOINT_ROWS as u32).map(EndpointRow) {
+            let at = Self::endpoint_at(row);
+            let left = self.in_flight(row).load(Relaxed);
+            if self.word(at).load(Relaxed) != KIND_ENDPOINT || left == 0 {
+                continue;
+            }
+            let key = self.key(at);
+            let app = key.split('\0').next().unwrap_or_default();
+            let Some(app_row) = self.bind_app(app, &[]) else { continue };
+            let killed = self.app_cell(app_row, AppCell::Lost(Lost::ProxyKilled)).load(Relaxed);
+            self.word(INTENT_APP).store(u64::from(app_row.0), Relaxed);
+            self.word(INTENT_VALUE).store(killed + left, Relaxed);
+            self.word(INTENT_ROW).store(u64::from(row.0) + 1, Release);
+            self.finish_intent();
+        }
+    }
+
+    /// Absolute stores only: doing it twice is doing it once.
+    fn finish_intent(&self) {
+        let row = self.word(INTENT_ROW).load(Relaxed);
+        let app = self.word(INTENT_APP).load(Relaxed);
+        if (1..=ENDPOINT_ROWS as u64).contains(&row) && app < VERSION_ROWS as u64 {
+            let value = self.word(INTENT_VALUE).load(Relaxed);
+            let killed = self.app_cell(VersionRow(app as u32), AppCell::Lost(Lost::ProxyKilled));
+            killed.store(value, Release);
+            self.in_flight(EndpointRow(row as u32 - 1)).store(0, Release);
+        }
+        self.word(INTENT_ROW).store(0, Release);
+    }
+}
+
+fn open_file(path: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    fn open(path: &Path) -> Counts {
+        Counts::open(path).unwrap().0
+    }
+
+    fn killed(counts: &Counts) -> u64 {
+        let row = counts.bind_app("web", &[]).unwrap();
+        counts.app_cell(row, AppCell::Lost(Lost::ProxyKilled)).load(SeqCst)
+    }
+
+    #[test]
+    fn what_was_in_flight_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy-counts");
+        let counts = open(&path);
+        let row = counts.bind_endpoint("web", "web-1-1", "a").unwrap();
+        counts.in_flight(row).fetch_add(3, SeqCst);
+        drop(counts);
+        for _ in 0..3 {
+            let counts = open(&path);
+            assert_eq!(killed(&counts), 3);
+            assert_eq!(counts.bind_endpoint("web", "web-1-1", "a"), Some(row));
+        }
+        // A death between the two stores of a settlement: the next one finishes it, and does not add again.
+        let counts = open(&path);
+        counts.in_flight(row).store(2, SeqCst);
+        let app_row = counts.bind_app("web", &[]).unwrap();
+        counts.word(INTENT_APP).store(u64::from(app_row.0), SeqCst);
+        counts.word(INTENT_VALUE).store(5, SeqCst);
+        counts.word(INTENT_ROW).store(u64::from(row.0) + 1, SeqCst);
+        counts.app_cell(app_row, AppCell::Lost(Lost::ProxyKilled)).store(5, SeqCst);
+        drop(counts);
+        assert_eq!(killed(&open(&path)), 5);
+    }
+
+    #[test]
+    fn counts_outlive_the_mapping() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy-counts");
+        let counts = open(&path);
+        let row = counts.bind_version("web", "3.1", &[]).unwrap();
+        counts.answered(row, Duration::from_micros(1000));
+        drop(counts);
+        let counts = open(&path);
+        assert_eq!(counts.versions_of("web"), vec![("3.1".to_owned(), row)]);
+        assert_eq!(counts.answers(row), 1);
+        assert_eq!(counts.histogram(row).buckets.into_iter().collect::<Vec<_>>(), vec![(111, 1)]);
+    }
+
+    #[test]
+    fn a_foreign_file_is_set_aside_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy-counts");
+        for content in [&b"hello"[..], &vec![0xff; WORDS * 8]] {
+            fs::write(&path, content).unwrap();
+            let (_, note) = Counts::open(&path).unwrap();
+            assert!(note.unwrap().contains("moved to"));
+        }
+    }
+
+    #[test]
+    fn rows_are_reused_oldest_first_and_the_sum_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let counts = open(&dir.path().join("proxy-counts"));
+        let app = counts.bind_app("web", &[]).unwrap();
+        let first = counts.bind_version("web", "0", &[app]).unwrap();
+        counts.answered(first, Duration::ZERO);
+        for n in 1..VERSION_ROWS {
+            counts.bind_version("web", &n.to_string(), &[app]).unwrap();
+        }
+        assert!(counts.versions_of("web").iter().all(|(version, _)| version != "0"));
+        assert_eq!(counts.app_cell(app, AppCell::Forgotten).load(SeqCst), 1);
+        assert!(counts.bind_endpoint(&"a".repeat(100), &"b".repeat(72), &"c".repeat(72)).is_some());
+    }
+}

@@ -1,0 +1,239 @@
+//! A routing table in force: for each app, the endpoints that may be chosen, and the choice.
+//!
+//! A snapshot never changes; a new table makes a new one, and one atomic pointer is switched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::counts::VersionRow;
+use crate::endpoint::{Claim, LiveEndpoint};
+use crate::table::Limits;
+use crate::trust::Trust;
+
+/// Everything a worker needs to know to serve.
+#[derive(Default)]
+pub struct Snapshot {
+    pub epoch: u64,
+    pub number: u64,
+    pub apps: HashMap<Arc<str>, Arc<Route>>,
+}
+
+/// One app in a snapshot.
+pub struct Route {
+    pub app: Arc<str>,
+    pub app_row: VersionRow,
+    pub trust: Trust,
+    pub version_header: Option<HeaderName>,
+    pub limits: Limits,
+    routed: Vec<Weighted>,
+    /// Sum of all weights.
+    total_weight: u64,
+    /// All endpoints of the table, routed or not.
+    pub endpoints: Vec<Arc<LiveEndpoint>>,
+}
+
+struct Weighted {
+    endpoint: Arc<LiveEndpoint>,
+    weight: u64,
+    /// Sum of the weights up to and with this one.
+    up_to: u64,
+}
+
+/// What a route is made of, apart from its endpoints.
+pub struct RouteSettings {
+    pub app: Arc<str>,
+    pub app_row: VersionRow,
+    pub trust: Trust,
+    pub version_header: Option<HeaderName>,
+    pub limits: Limits,
+}
+
+/// Endpoints that a request has already failed to reach.
+#[derive(Default)]
+pub struct Tried {
+    rows: [Option<u32>; Self::MOST],
+    len: usize,
+}
+
+impl Tried {
+    /// One request tries at most this many endpoints.
+    pub const MOST: usize = 8;
+
+    pub fn add(&mut self, endpoint: &LiveEndpoint) {
+        if self.len < Self::MOST {
+            self.rows[self.len] = Some(endpoint.row.index() as u32);
+            self.len += 1;
+        }
+    }
+
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len == Self::MOST
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    fn contains(&self, endpoint: &LiveEndpoint) -> bool {
+        self.rows[..self.len].contains(&Some(endpoint.row.index() as u32))
+    }
+}
+
+impl Route {
+    /// `endpoints` are those of the table with the weight they have there; a weight of 0 or a state other than Routed
+    /// keeps an endpoint out of the choice.
+    pub fn new(settings: RouteSettings, endpoints: Vec<(Arc<LiveEndpoint>, u32, bool)>) -> Self {
+        let mut routed = Vec::new();
+        let mut total_weight = 0;
+        for (endpoint, weight, is_routed) in &endpoints {
+            if *is_routed && *weight > 0 {
+                total_weight += u64::from(*weight);
+                let endpoint = Arc::clone(endpoint);
+                routed.push(Weighted { endpoint, weight: u64::from(*weight), up_to: total_weight });
+            }
+        }
+        Self {
+            app: settings.app,
+            app_row: settings.app_row,
+            trust: settings.trust,
+            version_header: settings.version_header,
+            limits: settings.limits,
+            routed,
+            total_weight,
+            endpoints: endpoints.into_iter().map(|(endpoint, ..)| endpoint).collect(),
+        }
+    }
+
+    /// Claims a place in the less loaded of two endpoints that were drawn by weight. `None` when no endpoint is left.
+    #[must_use]
+    pub fn choose(&self, random: &mut Random, tried: &Tried) -> Option<Claim> {
+        if self.routed.is_empty() {
+            return None;
+        }
+        if tried.len == 0 {
+            let first = self.draw(random);
+            let second = self.draw(random);
+            if let Some(claim) = less_loaded(first, second).endpoint.claim() {
+                return Some(claim);
+            }
+        }
+        // Rare: something has failed, or a newer table is being put in force at this moment. Take the least loaded
+        // of all that are left.
+        let mut left: Vec<&Weighted> = self.routed.iter().filter(|w| !tried.contains(&w.endpoint)).collect();
+        left.sort_by_key(|weighted| weighted.endpoint.load() / weighted.weight);
+        left.into_iter().find_map(|weighted| weighted.endpoint.claim())
+    }
+
+    fn draw(&self, random: &mut Random) -> &Weighted {
+        let at = random.below(self.total_weight);
+        let index = if self.total_weight == self.routed.len() as u64 {
+            at as usize // all weights are 1
+        } else {
+            self.routed.partition_point(|weighted| weighted.up_to <= at)
+        };
+        &self.routed[index]
+    }
+}
+
+/// Load is requests in flight per weight; a/x < b/y is compared as a*y < b*x.
+fn less_loaded<'a>(first: &'a Weighted, second: &'a Weighted) -> &'a Weighted {
+    let of_first = u128::from(first.endpoint.load()) * u128::from(second.weight);
+    let of_second = u128::from(second.endpoint.load()) * u128::from(first.weight);
+    if of_second < of_first { second } else { first }
+}
+
+/// xorshift64*: choosing an endpoint needs speed and no secrecy.
+pub struct Random(u64);
+
+impl Random {
+    /// A stream that differs from all others of this machine with high probability.
+    #[must_use]
+    pub fn new() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self(RandomState::new().hash_one(std::process::id()) | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        ((u128::from(bits) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+impl Default for Random {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::Counts;
+    use crate::endpoint::Flag;
+    use crate::endpoint::tests::endpoint;
+
+    fn route(weights: &[u32]) -> (tempfile::TempDir, Route) {
+        let dir = tempfile::tempdir().unwrap();
+        let counts = Arc::new(Counts::open(&dir.path().join("c")).unwrap().0);
+        let endpoints = weights.iter().enumerate().map(|(n, weight)| {
+            let endpoint = endpoint(&counts, &format!("web-1-{n}"), "127.0.0.1:1");
+            endpoint.set_flag(Flag::Routed);
+            (endpoint, *weight, true)
+        });
+        let settings = RouteSettings {
+            app: "web".into(),
+            app_row: counts.bind_app("web", &[]).unwrap(),
+            trust: Trust::default(),
+            version_header: None,
+            limits: Limits::default(),
+        };
+        let route = Route::new(settings, endpoints.collect());
+        (dir, route)
+    }
+
+    #[test]
+    fn weights_hold_when_nothing_is_busy_and_zero_gets_none() {
+        let (_dir, route) = route(&[1, 9, 0]);
+        let mut random = Random::new();
+        let mut hits = [0u32; 3];
+        for _ in 0..10_000 {
+            let claim = route.choose(&mut random, &Tried::default()).unwrap();
+            hits[claim.endpoint().id.as_bytes()[6] as usize - usize::from(b'0')] += 1;
+        }
+        assert_eq!(hits[2], 0);
+        assert!((700..1300).contains(&hits[0]), "{hits:?}");
+    }
+
+    #[test]
+    fn load_is_spread_by_weight() {
+        let (_dir, route) = route(&[1, 1, 2]);
+        let mut random = Random::new();
+        let claims: Vec<_> =
+            (0..400).map(|_| route.choose(&mut random, &Tried::default()).unwrap()).collect();
+        let loads: Vec<u64> = route.endpoints.iter().map(|e| e.in_flight()).collect();
+        assert!((80..=120).contains(&loads[0]) && (170..=230).contains(&loads[2]), "{loads:?}");
+        drop(claims);
+        assert!(route.endpoints.iter().all(|e| e.in_flight() == 0));
+    }
+
+    #[test]
+    fn tried_and_unrouted_endpoints_are_passed_over() {
+        let (_dir, route) = route(&[1, 1, 1]);
+        let mut random = Random::new();
+        let mut tried = Tried::default();
+        tried.add(&route.endpoints[0]);
+        route.endpoints[1].set_flag(Flag::Draining);
+        for _ in 0..100 {
+            assert_eq!(route.choose(&mut random, &tried).unwrap().endpoint().id, "web-1-2");
+        }
+        route.endpoints[2].set_flag(Flag::Cut);
+        assert!(route.choose(&mut random, &tried).is_none());
+    }
+}

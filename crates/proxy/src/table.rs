@@ -1,0 +1,286 @@
+//! The routing table: what the proxy is told, as a numbered whole.
+//!
+//! These are the types on the control socket and in `STATE_DIR/proxy-table.json`. They hold addresses, weights
+//! and labels, and never the reason why an endpoint is in a given state.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the control protocol and of the table. This one and the one before it are accepted.
+pub const PROTOCOL: u32 = 1;
+
+/// At most this many apps in one table.
+pub const MAX_APPS: usize = 64;
+/// At most this many endpoints in one table, over all apps.
+pub const MAX_ENDPOINTS: usize = 1024;
+/// At most this many bytes in the name of an app or a version.
+pub const MAX_NAME_BYTES: usize = 100;
+/// At most this many bytes in the id or the incarnation of an endpoint.
+pub const MAX_ID_BYTES: usize = 72;
+
+/// Is this a protocol that we speak: the present one or the one before it.
+#[must_use]
+pub fn protocol_accepted(protocol: u32) -> bool {
+    (PROTOCOL.saturating_sub(1).max(1)..=PROTOCOL).contains(&protocol)
+}
+
+/// The state of the world as it should be routed. `(epoch, number)` only rises; an older table is refused and the
+/// same one is acknowledged again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    pub protocol: u32,
+    /// Rises with each new writer of tables.
+    pub epoch: u64,
+    /// Rises with each table of one writer.
+    pub number: u64,
+    #[serde(default)]
+    pub apps: Vec<App>,
+}
+
+/// One app: where its clients come in, and where its requests may go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    pub app: String,
+    #[serde(default)]
+    pub listen: Vec<Listen>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed: CIDR (`10.0.0.0/8`), a single address, or `unix`.
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    /// The name of a response header that carries the version of the endpoint that answered, if wanted.
+    #[serde(default)]
+    pub version_header: Option<String>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An address to accept on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listen {
+    Http(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One place that a request may be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// A name people know: `web-2-3`.
+    pub id: String,
+    /// A token; another token is another endpoint, with an empty pool and its own count of requests in flight.
+    pub incarnation: String,
+    pub version: String,
+    pub revision: u32,
+    pub address: SocketAddr,
+    /// Share of the requests, relative to the other endpoints of the app. 0 gets none.
+    pub weight: u32,
+    pub state: EndpointState,
+}
+
+/// What may happen with an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// Gets new requests.
+    Routed,
+    /// Gets none for now and may come back; what is in flight is left alone.
+    Unready,
+    /// Gets none any more; `Drained` is told once nothing is in flight.
+    Draining,
+    /// The drain deadline is over: what is left is closed, and counted as cut.
+    Cut,
+}
+
+/// Bounds for one app. Every field has a default, so that an empty object is a full set of limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of request line and headers together; more is answered with 431.
+    pub header_bytes: usize,
+    /// Number of headers; more is answered with 431.
+    pub headers: usize,
+    /// Bytes of a request body; more is answered with 413. `None` is unlimited.
+    pub body_bytes: Option<u64>,
+    /// From the first byte of a request to the end of its headers.
+    pub header_timeout_ms: u64,
+    /// A connection without a request, or a body that makes no progress.
+    pub idle_timeout_ms: u64,
+    /// From the last byte that went up to the head of the response.
+    pub response_timeout_ms: u64,
+    /// For one attempt to connect to an endpoint.
+    pub connect_timeout_ms: u64,
+    /// Client connections at once; above it, new ones wait in the kernel's queue.
+    pub max_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            headers: 100,
+            body_bytes: None,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            response_timeout_ms: 60_000,
+            connect_timeout_ms: 1_000,
+            max_connections: 10_000,
+        }
+    }
+}
+
+impl Table {
+    /// The order of tables: a table with a smaller stamp never replaces one with a greater.
+    #[must_use]
+    pub fn stamp(&self) -> (u64, u64) {
+        (self.epoch, self.number)
+    }
+
+    /// Checks everything that does not need the world outside. The error says which part is wrong.
+    pub fn validate(&self) -> Result<(), String> {
+        if !protocol_accepted(self.protocol) {
+            return Err(format!(
+                "the table speaks protocol {}, this proxy speaks {PROTOCOL}; use the same release for both",
+                self.protocol
+            ));
+        }
+        if self.apps.len() > MAX_APPS {
+            return Err(format!("{} apps in one table, at most {MAX_APPS} are possible", self.apps.len()));
+        }
+        let endpoints: usize = self.apps.iter().map(|app| app.endpoints.len()).sum();
+        if endpoints > MAX_ENDPOINTS {
+            return Err(format!("{endpoints} endpoints in one table, at most {MAX_ENDPOINTS} are possible"));
+        }
+        let mut names = BTreeSet::new();
+        let mut listens = BTreeSet::new();
+        for app in &self.apps {
+            if !names.insert(&app.app) {
+                return Err(format!("app `{}` appears twice in the table", app.app));
+            }
+            for listen in &app.listen {
+                if !listens.insert(listen) {
+                    return Err(format!("address {listen} appears twice in the table"));
+                }
+            }
+            app.validate()?;
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    fn validate(&self) -> Result<(), String> {
+        check_name("app", &self.app, MAX_NAME_BYTES)?;
+        if let Some(name) = &self.version_header
+            && http::HeaderName::from_bytes(name.as_bytes()).is_err()
+        {
+            return Err(format!("`{name}` (version_header of app `{}`) is not a header name", self.app));
+        }
+        crate::trust::Trust::parse(&self.trusted_proxies)
+            .map_err(|reason| format!("trusted_proxies of app `{}`: {reason}", self.app))?;
+        self.limits.validate().map_err(|reason| format!("limits of app `{}`: {reason}", self.app))?;
+        let mut ids = BTreeSet::new();
+        for endpoint in &self.endpoints {
+            check_name("endpoint id", &endpoint.id, MAX_ID_BYTES)?;
+            check_name("incarnation", &endpoint.incarnation, MAX_ID_BYTES)?;
+            check_name("version", &endpoint.version, MAX_NAME_BYTES)?;
+            if http::HeaderValue::from_str(&endpoint.version).is_err() {
+                return Err(format!("version {:?} cannot stand in a header", endpoint.version));
+            }
+            if !ids.insert((&endpoint.id, &endpoint.incarnation)) {
+                return Err(format!("endpoint `{}` appears twice in app `{}`", endpoint.id, self.app));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("header_timeout_ms", self.header_timeout_ms),
+            ("idle_timeout_ms", self.idle_timeout_ms),
+            ("response_timeout_ms", self.response_timeout_ms),
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("max_connections", self.max_connections as u64),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`{name}` is 0, it must be at least 1"));
+        }
+        if !(256..=1024 * 1024).contains(&self.header_bytes) {
+            return Err(format!("`header_bytes` is {}, it must be 256 to 1048576", self.header_bytes));
+        }
+        if !(1..=1000).contains(&self.headers) {
+            return Err(format!("`headers` is {}, it must be 1 to 1000", self.headers));
+        }
+        Ok(())
+    }
+}
+
+fn check_name(what: &str, name: &str, longest: usize) -> Result<(), String> {
+    if name.is_empty() || name.len() > longest || name.chars().any(char::is_control) {
+        return Err(format!("{what} {name:?} must have 1 to {longest} bytes and no control characters"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(name: &str) -> App {
+        App {
+            app: name.into(),
+            listen: vec![],
+            trusted_proxies: vec![],
+            version_header: None,
+            limits: Limits::default(),
+            endpoints: vec![],
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Table), expect: &str) {
+        let mut table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app("web")] };
+        change(&mut table);
+        let got = table.validate().err().unwrap_or_default();
+        assert!(got.contains(expect) && (expect.is_empty() == got.is_empty()), "{got:?} lacks {expect:?}");
+    }
+
+    #[test]
+    fn a_table_is_checked_before_it_is_used() {
+        check(|_| {}, "");
+        check(|t| t.protocol = PROTOCOL + 1, "protocol");
+        check(|t| t.apps.push(app("web")), "twice");
+        check(|t| t.apps[0].app = "a\nb".into(), "control");
+        check(|t| t.apps[0].app = "x".repeat(101), "100 bytes");
+        check(|t| t.apps[0].version_header = Some("no good".into()), "header name");
+        check(|t| t.apps[0].trusted_proxies = vec!["10.0.0.0/99".into()], "10.0.0.0/99");
+        check(|t| t.apps[0].limits.idle_timeout_ms = 0, "idle_timeout_ms");
+        check(|t| t.apps[0].limits.header_bytes = 1, "header_bytes");
+        check(|t| t.apps = (0..65).map(|n| app(&n.to_string())).collect(), "at most 64");
+    }
+
+    #[test]
+    fn the_json_is_snake_case_and_limits_have_defaults() {
+        let json = r#"{"protocol":1,"epoch":3,"number":7,"apps":[{"app":"web","listen":[{"http":"127.0.0.1:80"},
+            {"unix":"/run/web.sock"}],"limits":{"headers":50},"endpoints":[{"id":"web-2-3","incarnation":"t",
+            "version":"3.2","revision":2,"address":"127.0.0.1:20000","weight":1,"state":"draining"}]}]}"#;
+        let table: Table = serde_json::from_str(json).unwrap();
+        assert_eq!(table.apps[0].limits, Limits { headers: 50, ..Limits::default() });
+        assert_eq!(table.apps[0].endpoints[0].state, EndpointState::Draining);
+        assert_eq!(serde_json::from_str::<Table>(&serde_json::to_string(&table).unwrap()).unwrap(), table);
+    }
+}
