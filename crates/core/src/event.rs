@@ -4,35 +4,58 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Millis;
 use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
 use crate::revision::Revision;
 use crate::settings::AppSettings;
-use crate::Millis;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    Commanded { by: String, command: Command },
+    Commanded {
+        by: String,
+        command: Command,
+    },
     Decided(Action),
-    Observed { instance: InstanceKey, fact: Fact },
+    Observed {
+        instance: InstanceKey,
+        fact: Fact,
+    },
     /// What the world said about a failure: for people; it changes no decision.
-    Evidence { instance: InstanceKey, evidence: Evidence },
+    Evidence {
+        instance: InstanceKey,
+        evidence: Evidence,
+    },
     /// The machine was started anew: nothing that ran before runs now.
     Rebooted,
     /// A bug of ours: the rollout stops here, the traffic goes on.
-    InvariantBroken { invariant: String, detail: String },
+    InvariantBroken {
+        invariant: String,
+        detail: String,
+    },
 }
 
 /// What a person asked for, after it was found to be allowed ([`crate::state::AppState::permit`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    Configure { settings: AppSettings },
-    AddRevision { revision: Revision },
+    Configure {
+        settings: AppSettings,
+    },
+    AddRevision {
+        revision: Revision,
+    },
     /// Opens a rollout; one that is open is superseded by the same record.
-    Roll { rollout: RolloutId, target: RevisionNumber, kind: RolloutKind },
+    Roll {
+        rollout: RolloutId,
+        target: RevisionNumber,
+        kind: RolloutKind,
+    },
     /// The open rollout goes back to `to`; the revision it left counts as judged bad.
-    TurnBack { to: RevisionNumber, aborted: bool },
+    TurnBack {
+        to: RevisionNumber,
+        aborted: bool,
+    },
     Pause,
     Resume,
     /// Every instance is drained and stopped, by force of a person: no floor holds.
@@ -51,20 +74,42 @@ pub enum RolloutKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    Start { instance: InstanceKey, purpose: StartPurpose },
+    Start {
+        instance: InstanceKey,
+        purpose: StartPurpose,
+    },
     /// Out of the routing table; stopped once its requests are finished.
-    Drain { instance: InstanceKey, purpose: StopPurpose },
+    Drain {
+        instance: InstanceKey,
+        purpose: StopPurpose,
+    },
     /// Signal, grace, kill. `cut`: requests were still running when the drain deadline passed.
-    Stop { instance: InstanceKey, purpose: StopPurpose, cut: bool },
+    Stop {
+        instance: InstanceKey,
+        purpose: StopPurpose,
+        cut: bool,
+    },
     /// The verdict on an instance that had its time.
-    Fail { instance: InstanceKey, cause: FailureCause },
+    Fail {
+        instance: InstanceKey,
+        cause: FailureCause,
+    },
     /// The `batch`-th batch is complete; the delay counts from here.
-    BatchReached { batch: u32 },
-    PauseRollout { cause: PauseCause },
-    TurnBack { to: RevisionNumber, cause: PauseCause },
+    BatchReached {
+        batch: u32,
+    },
+    PauseRollout {
+        cause: PauseCause,
+    },
+    TurnBack {
+        to: RevisionNumber,
+        cause: PauseCause,
+    },
     /// All instances are replaced; the bake time counts from here.
     Bake,
-    Conclude { outcome: Outcome },
+    Conclude {
+        outcome: Outcome,
+    },
     /// After a reboot the base is at full strength again.
     Recovered,
 }
@@ -116,10 +161,17 @@ pub enum PauseCause {
 pub enum FailureCause {
     Exited(Exit),
     /// It could not be started at all.
-    Refused { code: RefusalCode, text: String },
-    NotReady { after_ms: Millis },
+    Refused {
+        code: RefusalCode,
+        text: String,
+    },
+    NotReady {
+        after_ms: Millis,
+    },
     /// Turned unready within `min_healthy_time`.
-    Unstable { after_ms: Millis },
+    Unstable {
+        after_ms: Millis,
+    },
     NotLive,
 }
 
@@ -152,8 +204,15 @@ pub enum RefusalCode {
 #[serde(rename_all = "snake_case")]
 pub enum Fact {
     /// The process runs. `incarnation` is new for each process that ever ran.
-    Started { pid: u32, address: Option<String>, incarnation: String },
-    StartRefused { code: RefusalCode, text: String },
+    Started {
+        pid: u32,
+        address: Option<String>,
+        incarnation: String,
+    },
+    StartRefused {
+        code: RefusalCode,
+        text: String,
+    },
     Ready,
     Unready,
     /// The liveness check said no.
@@ -167,7 +226,9 @@ pub enum Fact {
     /// The router acknowledged a table in which it is (or is not) routed.
     Routed(bool),
     /// Out of every table and without a request in flight.
-    Drained { proof: DrainProof },
+    Drained {
+        proof: DrainProof,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,4 +259,38 @@ pub struct ProbeEvidence {
     pub body: Option<String>,
     /// What went wrong when there was no answer: `connection refused`.
     pub error: Option<String>,
+}
+
+impl Exit {
+    /// `exited with code 3`, `killed by SIGSEGV`.
+    pub fn text(self) -> String {
+        match (self.code, self.signal) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("killed by {}", signal_name(signal)),
+            (None, None) => "ended, and nobody saw how".to_owned(),
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    const NAMES: [(i32, &str); 14] = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (5, "SIGTRAP"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (10, "SIGUSR1"),
+        (11, "SIGSEGV"),
+        (12, "SIGUSR2"),
+        (13, "SIGPIPE"),
+        (15, "SIGTERM"),
+    ];
+    NAMES
+        .iter()
+        .find(|(n, _)| *n == signal)
+        .map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }

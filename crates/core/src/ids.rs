@@ -175,9 +175,9 @@ impl FromStr for InstanceKey {
                 attempt: attempt.parse().ok()?,
             })
         };
-        parse()
-            .filter(|key| key.to_string() == input)
-            .ok_or_else(|| BadName::new("instance", input, "REVISION-SLOT or REVISION-SLOT.ATTEMPT, such as 2-3"))
+        parse().filter(|key| key.to_string() == input).ok_or_else(|| {
+            BadName::new("instance", input, "REVISION-SLOT or REVISION-SLOT.ATTEMPT, such as 2-3")
+        })
     }
 }
 

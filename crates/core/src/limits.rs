@@ -52,7 +52,12 @@ impl fmt::Display for CountOrPercent {
 impl FromStr for CountOrPercent {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("\"{}\" is neither a count such as 2 nor a percentage such as \"25%\"", text.escape_debug());
+        let refuse = || {
+            format!(
+                "\"{}\" is neither a count such as 2 nor a percentage such as \"25%\"",
+                text.escape_debug()
+            )
+        };
         let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse::<u32>().ok()).flatten();
         match text.strip_suffix('%') {
             Some(number) => digits(number).filter(|p| *p <= 10_000).map(Self::Percent),
@@ -157,15 +162,22 @@ mod tests {
 
     fn check(desired: u32, surge: &str, unavailable: &str, expect: (u32, u32)) {
         let read = |s: &str| (s != "-").then(|| s.parse().unwrap());
-        let written =
-            Written { surge: read(surge), unavailable: read(unavailable), batch: None, order: None, fixed_port: false };
+        let written = Written {
+            surge: read(surge),
+            unavailable: read(unavailable),
+            batch: None,
+            order: None,
+            fixed_port: false,
+        };
         let budget = Budget::resolve(desired, written);
         assert_eq!((budget.surge, budget.unavailable), expect, "{desired} at {surge}/{unavailable}");
     }
 
     #[test]
     fn resolves_as_kubernetes_does() {
-        for (desired, expect) in [(1, (1, 0)), (3, (1, 0)), (4, (1, 1)), (5, (2, 1)), (10, (3, 2)), (15, (4, 3))] {
+        for (desired, expect) in
+            [(1, (1, 0)), (3, (1, 0)), (4, (1, 1)), (5, (2, 1)), (10, (3, 2)), (15, (4, 3))]
+        {
             check(desired, "-", "-", expect);
             check(desired, "25%", "25%", expect);
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::ids::{EnvKey, RevisionNumber, VersionLabel};
 use crate::Millis;
+use crate::ids::{EnvKey, RevisionNumber, VersionLabel};
 
 /// A template that was given a number when it was first deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

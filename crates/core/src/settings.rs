@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{Budget, CountOrPercent, Order, Written};
 use crate::Millis;
+use crate::limits::{Budget, CountOrPercent, Order, Written};
 
 /// Changes apply at once, also in the middle of a rollout, and make no new revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +112,11 @@ impl AppSettings {
         };
         let r = &self.rollout;
         if self.replicas > MAX_REPLICAS {
-            refuse("replicas", format!("{} replicas are more than {MAX_REPLICAS}", self.replicas), "use fewer");
+            refuse(
+                "replicas",
+                format!("{} replicas are more than {MAX_REPLICAS}", self.replicas),
+                "use fewer",
+            );
         }
         if self.fixed_port && self.replicas > 1 {
             let message = format!("a fixed port can serve one instance, but replicas = {}", self.replicas);
@@ -129,10 +133,18 @@ impl AppSettings {
         if let Some(CountOrPercent::Count(n)) = r.max_surge
             && n > MAX_REPLICAS
         {
-            refuse("rollout.max_surge", format!("{n} is more than {MAX_REPLICAS}"), "use fewer, or a percentage");
+            refuse(
+                "rollout.max_surge",
+                format!("{n} is more than {MAX_REPLICAS}"),
+                "use fewer, or a percentage",
+            );
         }
         if r.batch == Some(0) {
-            refuse("rollout.batch", "a batch of 0 would never finish".to_owned(), "use at least 1, or leave it out");
+            refuse(
+                "rollout.batch",
+                "a batch of 0 would never finish".to_owned(),
+                "use at least 1, or leave it out",
+            );
         }
         if r.batch.is_none() && r.delay_ms > 0 {
             let message = "delay is the pause between batches, but there is no batch".to_owned();
@@ -152,7 +164,11 @@ impl AppSettings {
                 r.progress_deadline_ms as f64 / 1000.0,
                 least as f64 / 1000.0
             );
-            refuse("rollout.progress_deadline", message, "raise it to at least that, or lower healthy_deadline");
+            refuse(
+                "rollout.progress_deadline",
+                message,
+                "raise it to at least that, or lower healthy_deadline",
+            );
         }
         found
     }

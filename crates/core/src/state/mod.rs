@@ -1,0 +1,203 @@
+//! The state of one app: a fold over its events. Fields are private; only [`AppState::apply`] and
+//! [`AppState::advance`] change them, and both keep the counts that decisions are made from.
+
+mod apply;
+mod book;
+mod instance;
+mod request;
+mod rollout;
+mod timers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::Millis;
+use crate::ids::{AppName, InstanceKey, RevisionNumber, RolloutId};
+use crate::limits::Budget;
+use crate::revision::Revision;
+use crate::settings::AppSettings;
+
+pub use book::{Book, Class, Counts, Slots};
+pub use instance::{Instance, Phase};
+pub use request::{DeployRequest, Refusal, Request, Step};
+pub use rollout::{FailureRecord, Progress, Rollout, RolloutState};
+use timers::Timers;
+
+#[derive(Debug, Clone)]
+pub struct AppState {
+    app: AppName,
+    now: Millis,
+    settings: Option<AppSettings>,
+    revisions: BTreeMap<RevisionNumber, Revision>,
+    /// Revisions in the order in which they last succeeded, newest last.
+    succeeded: Vec<RevisionNumber>,
+    bad: BTreeSet<RevisionNumber>,
+    /// What shall run.
+    target: Option<RevisionNumber>,
+    /// What succeeded last.
+    base: Option<RevisionNumber>,
+    rollouts: BTreeMap<RolloutId, Rollout>,
+    down: bool,
+    /// Since a reboot, until the base is at full strength again.
+    recovering_since: Option<Millis>,
+    instances: BTreeMap<InstanceKey, Instance>,
+    books: BTreeMap<RevisionNumber, Book>,
+    totals: Counts,
+    births: u64,
+    timers: Timers,
+    /// Starting ones whose healthy deadline passed.
+    overdue: BTreeSet<InstanceKey>,
+    /// Draining ones that may be stopped: drained, or past their deadline.
+    stoppable: BTreeSet<InstanceKey>,
+}
+
+impl AppState {
+    pub fn new(app: AppName) -> Self {
+        Self {
+            app,
+            now: 0,
+            settings: None,
+            revisions: BTreeMap::new(),
+            succeeded: Vec::new(),
+            bad: BTreeSet::new(),
+            target: None,
+            base: None,
+            rollouts: BTreeMap::new(),
+            down: false,
+            recovering_since: None,
+            instances: BTreeMap::new(),
+            books: BTreeMap::new(),
+            totals: Counts::default(),
+            births: 0,
+            timers: Timers::default(),
+            overdue: BTreeSet::new(),
+            stoppable: BTreeSet::new(),
+        }
+    }
+
+    pub fn app(&self) -> &AppName {
+        &self.app
+    }
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+    pub fn settings(&self) -> Option<&AppSettings> {
+        self.settings.as_ref()
+    }
+    pub fn revisions(&self) -> &BTreeMap<RevisionNumber, Revision> {
+        &self.revisions
+    }
+    pub fn revision(&self, number: RevisionNumber) -> Option<&Revision> {
+        self.revisions.get(&number)
+    }
+    /// The label of a revision; its number where the revision is not known.
+    pub fn version_of(&self, number: RevisionNumber) -> String {
+        self.revisions
+            .get(&number)
+            .map_or_else(|| format!("revision {number}"), |r| r.template.version.to_string())
+    }
+    pub fn target(&self) -> Option<RevisionNumber> {
+        self.target
+    }
+    pub fn base(&self) -> Option<RevisionNumber> {
+        self.base
+    }
+    /// The revision that replaces what dies while the target is unproven: the base, unless it was judged bad; then the
+    /// target, if it succeeded before.
+    pub fn proven(&self) -> Option<RevisionNumber> {
+        let good = |r: &RevisionNumber| !self.bad.contains(r);
+        self.base.filter(good).or_else(|| self.target.filter(|t| good(t) && self.succeeded.contains(t)))
+    }
+    pub fn is_bad(&self, number: RevisionNumber) -> bool {
+        self.bad.contains(&number)
+    }
+    pub fn has_succeeded(&self, number: RevisionNumber) -> bool {
+        self.succeeded.contains(&number)
+    }
+    pub fn is_down(&self) -> bool {
+        self.down
+    }
+    pub fn recovering_since(&self) -> Option<Millis> {
+        self.recovering_since
+    }
+    pub fn rollouts(&self) -> &BTreeMap<RolloutId, Rollout> {
+        &self.rollouts
+    }
+    /// The newest, open or ended.
+    pub fn last_rollout(&self) -> Option<&Rollout> {
+        self.rollouts.values().next_back()
+    }
+    pub fn open_rollout(&self) -> Option<&Rollout> {
+        self.last_rollout().filter(|r| !r.state.is_terminal())
+    }
+    /// No rollout moves anything: it is paused, or it failed and waits for a person.
+    pub fn is_halted(&self) -> bool {
+        self.last_rollout().is_some_and(|r| matches!(r.state, RolloutState::Paused | RolloutState::Failed))
+    }
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+    pub fn instance(&self, key: InstanceKey) -> Option<&Instance> {
+        self.instances.get(&key)
+    }
+    pub fn books(&self) -> &BTreeMap<RevisionNumber, Book> {
+        &self.books
+    }
+    pub fn book(&self, number: RevisionNumber) -> Option<&Book> {
+        self.books.get(&number)
+    }
+    /// Whether any instance stands between the two keys, in key order.
+    pub fn has_instance_between(&self, from: InstanceKey, to: InstanceKey) -> bool {
+        self.instances.range(from..to).next().is_some()
+    }
+    /// Over all revisions.
+    pub fn totals(&self) -> &Counts {
+        &self.totals
+    }
+    pub fn counts_of(&self, number: Option<RevisionNumber>) -> Counts {
+        number.and_then(|n| self.books.get(&n)).map(|b| *b.counts()).unwrap_or_default()
+    }
+    /// Starting ones whose healthy deadline passed.
+    pub fn overdue(&self) -> impl Iterator<Item = InstanceKey> {
+        self.overdue.iter().copied()
+    }
+    /// Draining ones that may be stopped now.
+    pub fn stoppable(&self) -> impl Iterator<Item = InstanceKey> {
+        self.stoppable.iter().copied()
+    }
+    /// When something becomes true without an event.
+    pub fn next_timer_at(&self) -> Option<Millis> {
+        self.timers.next_at()
+    }
+
+    /// The bounds of now. Down: nothing is desired.
+    pub fn budget(&self) -> Budget {
+        match &self.settings {
+            Some(settings) if !self.down => settings.budget(),
+            _ => Budget { desired: 0, surge: 0, unavailable: 0 },
+        }
+    }
+
+    /// Whether the first rollout of the app is under way: there is nothing to keep serving and nothing to go back to.
+    pub fn is_first_rollout(&self) -> bool {
+        self.base.is_none()
+    }
+
+    /// The newest succeeded revision other than the target that was not judged bad.
+    pub fn rollback_target(&self) -> Option<RevisionNumber> {
+        self.succeeded.iter().rev().copied().find(|r| Some(*r) != self.target && !self.bad.contains(r))
+    }
+
+    /// How many instances of revisions other than the target there are.
+    pub fn others(&self) -> Counts {
+        self.totals.minus(&self.counts_of(self.target))
+    }
+
+    /// Requests may be running in it: it was routed at some time, and its process lives.
+    pub fn may_be_busy(&self, key: InstanceKey) -> bool {
+        self.needs_route() && self.instance(key).is_some_and(|i| i.was_ever_ready() && !i.has_exited())
+    }
+
+    pub(crate) fn needs_route(&self) -> bool {
+        self.settings.as_ref().is_some_and(|s| s.listen.is_some())
+    }
+}

@@ -1,0 +1,291 @@
+//! What people may ask for, checked against the state: either the commands to journal, or a refusal that says why and
+//! what to do. Nothing is changed here.
+
+use crate::event::{Command, RolloutKind};
+use crate::ids::{RevisionNumber, RolloutId};
+use crate::revision::{Revision, Template};
+use crate::settings::AppSettings;
+
+use super::AppState;
+use super::rollout::RolloutState;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    Deploy(Box<DeployRequest>),
+    Pause,
+    Resume,
+    Abort,
+    /// To a revision, or to the newest one that succeeded and was not judged bad.
+    Rollback(Option<RevisionNumber>),
+    Scale(u32),
+    Restart,
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeployRequest {
+    pub template: Template,
+    pub settings: AppSettings,
+    /// Refuse when another rollout holds the app.
+    pub if_idle: bool,
+    /// The newest rollout that the asker knew of. Another one by now: somebody else was faster.
+    pub seen_rollout: Option<RolloutId>,
+}
+
+/// Not allowed now. The text says why and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// What a request comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    /// To be journaled in one record, in this order.
+    pub commands: Vec<Command>,
+    /// The rollout to follow, if there is one.
+    pub rollout: Option<RolloutId>,
+    /// What was done, or why nothing had to be, in a sentence.
+    pub says: String,
+}
+
+impl AppState {
+    /// Checks a request against the present state.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the state does not allow it.
+    pub fn permit(&self, request: &Request) -> Result<Step, Refusal> {
+        match request {
+            Request::Deploy(deploy) => self.permit_deploy(deploy),
+            Request::Pause => match self.open_rollout() {
+                None => {
+                    refuse(format!("no rollout of {} is running, so there is nothing to pause", self.app))
+                }
+                Some(r) if r.state == RolloutState::Paused => {
+                    Ok(self.nothing(format!("rollout {} is paused already", r.id)))
+                }
+                Some(r) => Ok(self.step(vec![Command::Pause], r.id, format!("rollout {} is paused", r.id))),
+            },
+            Request::Resume => match self.open_rollout() {
+                Some(r) if r.state == RolloutState::Paused => {
+                    Ok(self.step(vec![Command::Resume], r.id, format!("rollout {} goes on", r.id)))
+                }
+                Some(r) => Ok(self.nothing(format!("rollout {} is running already", r.id))),
+                None => {
+                    refuse(format!("no rollout of {} is paused, so there is nothing to resume", self.app))
+                }
+            },
+            Request::Abort => self.permit_abort(),
+            Request::Rollback(to) => self.permit_rollback(*to),
+            Request::Scale(replicas) => self.permit_scale(*replicas),
+            Request::Restart => self.permit_restart(),
+            Request::Down => {
+                let step = Step {
+                    commands: vec![Command::Down],
+                    rollout: None,
+                    says: format!("{} goes down", self.app),
+                };
+                Ok(step)
+            }
+        }
+    }
+
+    fn permit_deploy(&self, deploy: &DeployRequest) -> Result<Step, Refusal> {
+        let open = self.open_rollout();
+        if let Some(seen) = deploy.seen_rollout
+            && let Some(newer) = self.last_rollout().filter(|r| r.id > seen)
+        {
+            let when = self.now.saturating_sub(newer.opened_at) / 1000;
+            return refuse(format!(
+                "{} was faster: rollout {} to {} began {when} s ago; look at it with `trundle status {}`, then deploy again",
+                newer.by,
+                newer.id,
+                self.version_of(newer.to),
+                self.app
+            ));
+        }
+        let known = self.revisions.values().rev().find(|r| r.template.same_as(&deploy.template));
+        let same_as_target = known.is_some_and(|k| {
+            self.target.and_then(|t| self.revision(t)).is_some_and(|t| t.template.same_as(&k.template))
+        });
+        let settings_differ = self.settings.as_ref() != Some(&deploy.settings);
+        let mut commands = Vec::new();
+        if settings_differ {
+            let replicas_differ =
+                self.settings.as_ref().is_some_and(|s| s.replicas != deploy.settings.replicas);
+            if replicas_differ && open.is_some() && same_as_target {
+                return refuse_scaling(self);
+            }
+            commands.push(Command::Configure { settings: deploy.settings.clone() });
+        }
+        let turned_back = open.is_some_and(|r| r.back_to.is_some());
+        if same_as_target && !self.down && !turned_back {
+            if let Some(open) = open {
+                let says =
+                    format!("rollout {} to {} is on its way already", open.id, self.version_of(open.to));
+                return Ok(Step { commands, rollout: Some(open.id), says });
+            }
+            if self.base == self.target {
+                let version = self.target.map(|t| self.version_of(t)).unwrap_or_default();
+                let says = if settings_differ {
+                    format!("{} of {} stays, the settings changed", version, self.app)
+                } else {
+                    format!("{} of {} is what runs: nothing to do", version, self.app)
+                };
+                return Ok(Step { commands, rollout: None, says });
+            }
+        }
+        if let Some(open) = open.filter(|_| deploy.if_idle) {
+            return refuse(format!(
+                "rollout {} to {}, begun by {}, holds {}; follow it with `trundle wait {}`",
+                open.id,
+                self.version_of(open.to),
+                open.by,
+                self.app,
+                open.id
+            ));
+        }
+        let target = match known {
+            Some(revision) if same_as_target => self.target.unwrap_or(revision.number),
+            Some(revision) => revision.number,
+            None => {
+                let revision = Revision { number: self.next_revision(), template: deploy.template.clone() };
+                let number = revision.number;
+                commands.push(Command::AddRevision { revision });
+                number
+            }
+        };
+        let says = match open {
+            Some(open) => format!("supersedes rollout {} to {}", open.id, self.version_of(open.to)),
+            None => format!("rolls {} to {}", self.app, deploy.template.version),
+        };
+        Ok(self.roll(commands, target, RolloutKind::Deploy, says))
+    }
+
+    fn permit_abort(&self) -> Result<Step, Refusal> {
+        let Some(open) = self.open_rollout() else {
+            return Ok(self.nothing(format!("no rollout of {} is running: nothing to abort", self.app)));
+        };
+        if open.back_to.is_some() {
+            let commands =
+                if open.state == RolloutState::Paused { vec![Command::Resume] } else { Vec::new() };
+            return Ok(self.step(commands, open.id, format!("rollout {} is going back already", open.id)));
+        }
+        let Some(to) = self.rollback_target() else {
+            return refuse(format!(
+                "no version of {} has succeeded yet, so there is nothing to go back to; stop it with `trundle down {}`",
+                self.app, self.app
+            ));
+        };
+        let says = format!("rollout {} stops and goes back to {}", open.id, self.version_of(to));
+        Ok(self.step(vec![Command::TurnBack { to, aborted: true }], open.id, says))
+    }
+
+    fn permit_rollback(&self, to: Option<RevisionNumber>) -> Result<Step, Refusal> {
+        if let Some(open) = self.open_rollout().filter(|r| r.back_to.is_some()) {
+            return refuse(format!(
+                "rollout {} is going back to {} already; a way back is never rolled back",
+                open.id,
+                self.version_of(open.target())
+            ));
+        }
+        let to = match to {
+            Some(named) if !self.revisions.contains_key(&named) => {
+                return refuse(format!(
+                    "{} has no revision {named}; see `trundle history {}`",
+                    self.app, self.app
+                ));
+            }
+            Some(named) if Some(named) == self.target && !self.down => {
+                return refuse(format!(
+                    "revision {named} ({}) is the wanted one already",
+                    self.version_of(named)
+                ));
+            }
+            Some(named) => named,
+            None => match self.rollback_target() {
+                Some(found) => found,
+                None => {
+                    return refuse(format!(
+                        "{} has no earlier version that succeeded and was not judged bad; see `trundle history {}`",
+                        self.app, self.app
+                    ));
+                }
+            },
+        };
+        let says = format!("goes back to {} (revision {to})", self.version_of(to));
+        if let Some(open) = self.open_rollout() {
+            return Ok(self.step(vec![Command::TurnBack { to, aborted: false }], open.id, says));
+        }
+        Ok(self.roll(Vec::new(), to, RolloutKind::Rollback, says))
+    }
+
+    fn permit_scale(&self, replicas: u32) -> Result<Step, Refusal> {
+        let Some(settings) = &self.settings else {
+            return refuse(format!("{} was never deployed, so it cannot be scaled", self.app));
+        };
+        if self.open_rollout().is_some() {
+            return refuse_scaling(self);
+        }
+        if settings.replicas == replicas {
+            return Ok(self.nothing(format!("{} has {replicas} replicas already", self.app)));
+        }
+        let settings = AppSettings { replicas, ..settings.clone() };
+        if let Some(problem) = settings.problems().into_iter().next() {
+            return refuse(format!("{}; {}", problem.message, problem.hint));
+        }
+        let says = format!("{} goes to {replicas} replicas", self.app);
+        Ok(Step { commands: vec![Command::Configure { settings }], rollout: None, says })
+    }
+
+    fn permit_restart(&self) -> Result<Step, Refusal> {
+        if let Some(open) = self.open_rollout() {
+            return refuse(format!(
+                "rollout {} to {} holds {}; restart when it has ended",
+                open.id,
+                self.version_of(open.to),
+                self.app
+            ));
+        }
+        let Some(current) = self.target.and_then(|t| self.revision(t)).filter(|_| !self.down) else {
+            return refuse(format!("{} does not run, so it cannot be restarted", self.app));
+        };
+        let mut template = current.template.clone();
+        template.restarts = self.revisions.values().map(|r| r.template.restarts).max().unwrap_or(0) + 1;
+        let number = self.next_revision();
+        let commands = vec![Command::AddRevision { revision: Revision { number, template } }];
+        Ok(self.roll(commands, number, RolloutKind::Restart, format!("restarts {}", self.app)))
+    }
+
+    fn roll(
+        &self,
+        mut commands: Vec<Command>,
+        target: RevisionNumber,
+        kind: RolloutKind,
+        says: String,
+    ) -> Step {
+        let rollout = self.next_rollout();
+        commands.push(Command::Roll { rollout, target, kind });
+        Step { commands, rollout: Some(rollout), says }
+    }
+
+    fn step(&self, commands: Vec<Command>, rollout: RolloutId, says: String) -> Step {
+        Step { commands, rollout: Some(rollout), says }
+    }
+
+    fn nothing(&self, says: String) -> Step {
+        Step { commands: Vec::new(), rollout: self.open_rollout().map(|r| r.id), says }
+    }
+}
+
+fn refuse<T>(text: String) -> Result<T, Refusal> {
+    Err(Refusal(text))
+}
+
+fn refuse_scaling<T>(state: &AppState) -> Result<T, Refusal> {
+    let (id, to) =
+        state.open_rollout().map(|r| (r.id.to_string(), state.version_of(r.to))).unwrap_or_default();
+    refuse(format!(
+        "rollout {id} to {to} holds {}; the number of replicas can change when it has ended",
+        state.app
+    ))
+}

@@ -1,0 +1,97 @@
+//! The record of one rollout.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Millis;
+use crate::event::{Evidence, FailureCause, PauseCause, RolloutKind};
+use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutState {
+    Running,
+    Paused,
+    RollingBack,
+    RolledBack,
+    Succeeded,
+    Failed,
+    Aborted,
+    Superseded,
+}
+
+impl RolloutState {
+    /// Terminal states never change.
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Running | Self::Paused | Self::RollingBack => false,
+            Self::RolledBack | Self::Succeeded | Self::Failed | Self::Aborted | Self::Superseded => true,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureRecord {
+    pub instance: InstanceKey,
+    pub cause: FailureCause,
+    pub at: Millis,
+    /// From the start of the instance to its failure.
+    pub after_ms: Millis,
+    pub evidence: Option<Evidence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollout {
+    pub id: RolloutId,
+    /// What ran before: None on the first.
+    pub from: Option<RevisionNumber>,
+    pub to: RevisionNumber,
+    pub kind: RolloutKind,
+    pub state: RolloutState,
+    pub by: String,
+    pub opened_at: Millis,
+    pub ended_at: Option<Millis>,
+    /// Once it turned back: where to.
+    pub back_to: Option<RevisionNumber>,
+    /// It turned back because a person aborted it.
+    pub aborted: bool,
+    /// Why it is paused, turned back or failed.
+    pub cause: Option<PauseCause>,
+    /// Attempts of the target that failed since the last resume.
+    pub failures: u32,
+    /// The failures, oldest first; the first [`Self::MAX_RECORDS`] of them.
+    pub records: Vec<FailureRecord>,
+    /// Batches that were complete, and when the last one was.
+    pub batches: u32,
+    pub batch_reached_at: Millis,
+    pub bake_since: Option<Millis>,
+    pub lowest_available: u32,
+    pub highest_total: u32,
+    /// Routed old and new at the most mixed moment: the largest minimum, then the largest sum.
+    pub peak_mix: (u32, u32),
+    pub progress: Progress,
+}
+
+impl Rollout {
+    pub const MAX_RECORDS: usize = 100;
+
+    /// The revision that shall run when it ends.
+    pub fn target(&self) -> RevisionNumber {
+        self.back_to.unwrap_or(self.to)
+    }
+}
+
+/// The progress deadline: it runs only while a target instance is on its way, and only new highs count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub best_available: u32,
+    pub lowest_others: u32,
+    /// Spent since the last progress, but for the stretch that runs.
+    pub spent_ms: Millis,
+    pub running_since: Option<Millis>,
+}
+
+impl Progress {
+    pub fn spent_at(&self, now: Millis) -> Millis {
+        self.spent_ms + self.running_since.map_or(0, |since| now.saturating_sub(since))
+    }
+}
