@@ -12,12 +12,28 @@ pub mod control;
 pub mod stats;
 pub mod table;
 
+mod body;
+mod connection;
 mod counts;
+mod director;
 mod endpoint;
 mod error;
+mod exchange;
+mod forward;
+mod framing;
+mod headers;
+mod holder;
+mod holding;
+mod listen;
+mod lock;
+mod pool;
+mod process;
 mod routes;
+mod store;
 mod sys;
+mod tally;
 mod trust;
+mod worker;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,12 +62,10 @@ pub struct HolderConfig {
 
 /// The body of `trundle proxy`: serves until Stop or SIGTERM, then finishes what is in flight within a bound.
 pub fn run_proxy(config: ProxyConfig) -> Result<(), ProxyError> {
-    let _ = config;
-    Ok(())
+    process::run(&config)
 }
 
 /// The body of `trundle shim proxy`: holds the listening sockets and keeps a proxy running. Blocks.
 pub fn run_holder(config: HolderConfig) -> Result<(), ProxyError> {
-    let _ = config;
-    Ok(())
+    holder::run(config)
 }

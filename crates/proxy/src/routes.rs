@@ -15,8 +15,6 @@ use crate::trust::Trust;
 /// Everything a worker needs to know to serve.
 #[derive(Default)]
 pub struct Snapshot {
-    pub epoch: u64,
-    pub number: u64,
     pub apps: HashMap<Arc<str>, Arc<Route>>,
 }
 
@@ -30,8 +28,6 @@ pub struct Route {
     routed: Vec<Weighted>,
     /// Sum of all weights.
     total_weight: u64,
-    /// All endpoints of the table, routed or not.
-    pub endpoints: Vec<Arc<LiveEndpoint>>,
 }
 
 struct Weighted {
@@ -86,10 +82,10 @@ impl Tried {
 impl Route {
     /// `endpoints` are those of the table with the weight they have there; a weight of 0 or a state other than Routed
     /// keeps an endpoint out of the choice.
-    pub fn new(settings: RouteSettings, endpoints: Vec<(Arc<LiveEndpoint>, u32, bool)>) -> Self {
+    pub fn new(settings: RouteSettings, endpoints: &[(Arc<LiveEndpoint>, u32, bool)]) -> Self {
         let mut routed = Vec::new();
         let mut total_weight = 0;
-        for (endpoint, weight, is_routed) in &endpoints {
+        for (endpoint, weight, is_routed) in endpoints {
             if *is_routed && *weight > 0 {
                 total_weight += u64::from(*weight);
                 let endpoint = Arc::clone(endpoint);
@@ -104,7 +100,6 @@ impl Route {
             limits: settings.limits,
             routed,
             total_weight,
-            endpoints: endpoints.into_iter().map(|(endpoint, ..)| endpoint).collect(),
         }
     }
 
@@ -179,7 +174,7 @@ mod tests {
     use crate::endpoint::Flag;
     use crate::endpoint::tests::endpoint;
 
-    fn route(weights: &[u32]) -> (tempfile::TempDir, Route) {
+    fn route(weights: &[u32]) -> (tempfile::TempDir, Route, Vec<Arc<LiveEndpoint>>) {
         let dir = tempfile::tempdir().unwrap();
         let counts = Arc::new(Counts::open(&dir.path().join("c")).unwrap().0);
         let endpoints = weights.iter().enumerate().map(|(n, weight)| {
@@ -194,13 +189,14 @@ mod tests {
             version_header: None,
             limits: Limits::default(),
         };
-        let route = Route::new(settings, endpoints.collect());
-        (dir, route)
+        let endpoints: Vec<_> = endpoints.collect();
+        let route = Route::new(settings, &endpoints);
+        (dir, route, endpoints.into_iter().map(|(endpoint, ..)| endpoint).collect())
     }
 
     #[test]
     fn weights_hold_when_nothing_is_busy_and_zero_gets_none() {
-        let (_dir, route) = route(&[1, 9, 0]);
+        let (_dir, route, _) = route(&[1, 9, 0]);
         let mut random = Random::new();
         let mut hits = [0u32; 3];
         for _ in 0..10_000 {
@@ -213,27 +209,27 @@ mod tests {
 
     #[test]
     fn load_is_spread_by_weight() {
-        let (_dir, route) = route(&[1, 1, 2]);
+        let (_dir, route, endpoints) = route(&[1, 1, 2]);
         let mut random = Random::new();
         let claims: Vec<_> =
             (0..400).map(|_| route.choose(&mut random, &Tried::default()).unwrap()).collect();
-        let loads: Vec<u64> = route.endpoints.iter().map(|e| e.in_flight()).collect();
+        let loads: Vec<u64> = endpoints.iter().map(|e| e.in_flight()).collect();
         assert!((80..=120).contains(&loads[0]) && (170..=230).contains(&loads[2]), "{loads:?}");
         drop(claims);
-        assert!(route.endpoints.iter().all(|e| e.in_flight() == 0));
+        assert!(endpoints.iter().all(|e| e.in_flight() == 0));
     }
 
     #[test]
     fn tried_and_unrouted_endpoints_are_passed_over() {
-        let (_dir, route) = route(&[1, 1, 1]);
+        let (_dir, route, endpoints) = route(&[1, 1, 1]);
         let mut random = Random::new();
         let mut tried = Tried::default();
-        tried.add(&route.endpoints[0]);
-        route.endpoints[1].set_flag(Flag::Draining);
+        tried.add(&endpoints[0]);
+        endpoints[1].set_flag(Flag::Draining);
         for _ in 0..100 {
             assert_eq!(route.choose(&mut random, &tried).unwrap().endpoint().id, "web-1-2");
         }
-        route.endpoints[2].set_flag(Flag::Cut);
+        endpoints[2].set_flag(Flag::Cut);
         assert!(route.choose(&mut random, &tried).is_none());
     }
 }

@@ -1,0 +1,170 @@
+//! Bodies on their way through, frame by frame; nothing is ever collected.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use thiserror::Error;
+
+use crate::connection::Connection;
+use crate::exchange::Exchange;
+
+/// Why a body ended early. The text goes to nobody: the connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BodyFault {
+    #[error("the client's body broke off")]
+    ClientGone,
+    #[error("the client's body is longer than allowed")]
+    TooLarge,
+    #[error("the endpoint's body broke off")]
+    EndpointGone,
+}
+
+/// A client's body on its way to an endpoint.
+pub struct RequestBody {
+    inner: Incoming,
+    /// Bytes that may still come.
+    left: u64,
+    client: Rc<Connection>,
+}
+
+impl RequestBody {
+    pub fn new(inner: Incoming, limit: Option<u64>, client: Rc<Connection>) -> Self {
+        Self { inner, left: limit.unwrap_or(u64::MAX), client }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            self.client.body_waits();
+            return Poll::Pending;
+        };
+        self.client.body_moved();
+        let fault = match &frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+                match self.left.checked_sub(bytes) {
+                    Some(left) => {
+                        self.left = left;
+                        None
+                    }
+                    None => Some(BodyFault::TooLarge),
+                }
+            }
+            Some(Err(_)) => Some(BodyFault::ClientGone),
+            None => None,
+        };
+        if let Some(fault) = fault {
+            self.client.set_body_fault(fault);
+            return Poll::Ready(Some(Err(fault)));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| BodyFault::ClientGone)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.client.body_moved_on();
+    }
+}
+
+/// What a client gets: an endpoint's body, or a few words of ours.
+pub enum ResponseBody {
+    Passed { inner: Incoming, exchange: Option<Exchange>, client: Rc<Connection> },
+    Made(Full<Bytes>),
+}
+
+impl ResponseBody {
+    /// Takes over an endpoint's body and the stay in the endpoint that goes with it.
+    pub fn passed(inner: Incoming, exchange: Exchange, client: Rc<Connection>) -> Self {
+        let mut body = Self::Passed { inner, exchange: Some(exchange), client };
+        if body.is_end_stream() {
+            body.complete(); // nothing to poll for
+        }
+        body
+    }
+
+    fn complete(&mut self) {
+        if let Self::Passed { exchange, client, .. } = self
+            && let Some(mut exchange) = exchange.take()
+        {
+            exchange.response_read();
+            client.answer_buffered(exchange);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = match &mut *self {
+            Self::Made(body) => {
+                return Pin::new(body).poll_frame(cx).map_err(|never| match never {});
+            }
+            Self::Passed { inner, .. } => ready!(Pin::new(inner).poll_frame(cx)),
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                if frame.is_trailers() || self.is_end_stream() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Some(Err(_)) => {
+                if let Self::Passed { exchange, client, .. } = &mut *self
+                    && let Some(exchange) = exchange.take()
+                {
+                    client.response_broken(exchange);
+                }
+                Poll::Ready(Some(Err(BodyFault::EndpointGone)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Passed { inner, .. } => inner.is_end_stream(),
+            Self::Made(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Passed { inner, .. } => inner.size_hint(),
+            Self::Made(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The earlier of two instants, of which one may be missing.
+pub fn earlier(first: Option<Instant>, second: Option<Instant>) -> Option<Instant> {
+    first.into_iter().chain(second).min()
+}

@@ -1,0 +1,110 @@
+//! One request's stay in an endpoint, from the first byte sent until its answer is with the client's kernel.
+//!
+//! It holds the claim, so that a drain waits for it, and it ends in exactly one class: answered, crashed, cut, lost,
+//! or the client went away, which is no class.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use crate::counts::{AppCell, Lost};
+use crate::endpoint::{Claim, Flag};
+use crate::pool::Upstream;
+use crate::worker::Worker;
+
+pub struct Exchange {
+    claim: Claim,
+    upstream: Option<Upstream>,
+    worker: Rc<Worker>,
+    started: Instant,
+    app_error: bool,
+    counted: bool,
+}
+
+impl Exchange {
+    /// From here on the request may be in the endpoint's hands.
+    pub fn new(claim: Claim, upstream: Upstream, worker: Rc<Worker>, started: Instant) -> Self {
+        let counts = &claim.endpoint().counts;
+        counts.requests(claim.endpoint().row).fetch_add(1, Relaxed);
+        Self { claim, upstream: Some(upstream), worker, started, app_error: false, counted: false }
+    }
+
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    pub fn upstream(&mut self) -> Option<&mut Upstream> {
+        self.upstream.as_mut()
+    }
+
+    pub fn set_app_error(&mut self) {
+        self.app_error = true;
+    }
+
+    /// The request came back untouched: it was never here. Gives the claim and the connection up.
+    pub fn undo(mut self) {
+        let counts = &self.claim.endpoint().counts;
+        counts.requests(self.claim.endpoint().row).fetch_sub(1, Relaxed);
+        self.counted = true;
+    }
+
+    /// The response was read to its end: the connection may serve others while the client still takes its bytes.
+    pub fn response_read(&mut self) {
+        if let Some(upstream) = self.upstream.take() {
+            self.worker.pools.put(self.claim.endpoint(), upstream);
+        }
+    }
+
+    /// The client has its answer.
+    pub fn answered(mut self) {
+        let endpoint = self.claim.endpoint();
+        endpoint.counts.answered(endpoint.version_row, self.started.elapsed());
+        if self.app_error {
+            endpoint.counts.app_cell(endpoint.app_row, AppCell::AppErrors).fetch_add(1, Relaxed);
+        }
+        self.counted = true;
+    }
+
+    /// The endpoint's connection broke: cut if that was our doing, crashed otherwise.
+    pub fn broken(mut self) -> AppCell {
+        let class = if self.claim.endpoint().flag() == Flag::Cut { AppCell::Cut } else { AppCell::Crashed };
+        self.count(class);
+        class
+    }
+
+    /// The proxy answers in the endpoint's place, or the request is refused late.
+    pub fn failed(mut self, class: AppCell) {
+        self.count(class);
+    }
+
+    /// The client has gone away by itself, or stopped taking part: no class.
+    pub fn abandoned(mut self) {
+        self.counted = true;
+    }
+
+    fn count(&mut self, class: AppCell) {
+        if self.counted {
+            return;
+        }
+        self.counted = true;
+        let endpoint = self.claim.endpoint();
+        endpoint.counts.app_cell(endpoint.app_row, class).fetch_add(1, Relaxed);
+        if let AppCell::Cut = class {
+            endpoint.counts.endpoint_cut(endpoint.row).fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    /// Dropped without a verdict: we closed the client's connection (cut, or the proxy stops), or the client did.
+    fn drop(&mut self) {
+        if self.counted {
+            return;
+        }
+        if self.claim.endpoint().flag() == Flag::Cut {
+            self.count(AppCell::Cut);
+        } else if self.worker.is_over() {
+            self.count(AppCell::Lost(Lost::ProxyStopped));
+        }
+    }
+}

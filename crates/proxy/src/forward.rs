@@ -1,0 +1,342 @@
+//! The way of one request: check it, choose an endpoint, connect, send, hand the answer on.
+//!
+//! Invariant: a request is given to another endpoint only as long as hyper gives it back whole, which it does only
+//! when not one byte of it was written. After that it is never sent again, whatever its method.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use thiserror::Error;
+
+use crate::body::{BodyFault, RequestBody, ResponseBody};
+use crate::connection::{Connection, Expired};
+use crate::counts::{AppCell, Lost};
+use crate::endpoint::Flag;
+use crate::exchange::Exchange;
+use crate::headers::{self, Origin};
+use crate::routes::{Route, Tried};
+
+/// The client is gone: there is nobody to answer.
+#[derive(Debug, Error)]
+#[error("the client has gone away")]
+pub struct Gone;
+
+/// An answer that the proxy gives by itself, with the class that it counts under.
+struct Refusal {
+    status: StatusCode,
+    class: AppCell,
+    reason: String,
+    close: bool,
+}
+
+impl Refusal {
+    fn rejected(status: StatusCode, reason: &str) -> Self {
+        Self { status, class: AppCell::Rejected, reason: reason.to_owned(), close: true }
+    }
+
+    fn lost(status: StatusCode, why: Lost, reason: String) -> Self {
+        Self { status, class: AppCell::Lost(why), reason, close: false }
+    }
+}
+
+/// What became of one try.
+enum Sent {
+    Answered(Response<ResponseBody>),
+    /// Not a byte was written: here it is again.
+    Back(Request<RequestBody>),
+    /// Already counted.
+    Failed(Refusal),
+    Gone,
+}
+
+/// Answers one request.
+pub async fn serve(
+    client: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Gone> {
+    let started = Instant::now();
+    client.request_started(started);
+    let Some(route) = client.worker.shared.snapshot.load().apps.get(&client.app).cloned() else {
+        let reason = format!("{} is no longer served here\n", client.app);
+        let refusal = Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason);
+        client.worker.shared.counts.app_cell(client.app_row, refusal.class).fetch_add(1, Relaxed);
+        return Ok(made(&client, Refusal { close: true, ..refusal }));
+    };
+    let count = |class| client.worker.shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
+    let request = match prepare(&client, &route, request) {
+        Ok(request) => request,
+        Err(refusal) => {
+            count(refusal.class);
+            return Ok(made(&client, refusal));
+        }
+    };
+    match forward(&client, &route, request, started).await {
+        Sent::Answered(response) => Ok(response),
+        Sent::Failed(refusal) => Ok(made(&client, refusal)),
+        Sent::Back(_) | Sent::Gone => Err(Gone),
+    }
+}
+
+/// Checks what hyper does not, and makes the request ours.
+fn prepare(
+    client: &Rc<Connection>,
+    route: &Route,
+    request: Request<Incoming>,
+) -> Result<Request<RequestBody>, Refusal> {
+    let (mut head, body) = request.into_parts();
+    if head.method == Method::CONNECT {
+        return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n"));
+    }
+    let bad = |reason| Refusal::rejected(StatusCode::BAD_REQUEST, reason);
+    let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let encoding = encodings.next();
+    let chunked = encoding.is_some();
+    if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || encodings.next().is_some()
+    {
+        return Err(bad("the only Transfer-Encoding of a request is chunked, once\n"));
+    }
+    if client.framing_is_wrong(chunked) {
+        return Err(bad("the head has both Content-Length and Transfer-Encoding, or a line without CR\n"));
+    }
+    if let Some(limit) = route.limits.body_bytes
+        && body.size_hint().lower() > limit
+    {
+        return Err(Refusal::rejected(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than allowed\n"));
+    }
+    set_target(&mut head, client)?;
+
+    let origin = Origin { peer_value: client.peer_value.as_ref(), trusted: route.trust.covers(client.peer) };
+    headers::to_endpoint(&mut head.headers, &origin);
+    if chunked {
+        // Also for a GET, for which hyper would send no body without it.
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    let body = RequestBody::new(body, route.limits.body_bytes, Rc::clone(client));
+    Ok(Request::from_parts(head, body))
+}
+
+/// One Host, and the target in origin-form with the bytes as they came.
+fn set_target(head: &mut http::request::Parts, client: &Connection) -> Result<(), Refusal> {
+    let bad = |reason| Refusal::rejected(StatusCode::BAD_REQUEST, reason);
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let has_host = hosts.next().is_some();
+    if hosts.next().is_some() {
+        return Err(bad("the request has more than one Host\n"));
+    }
+    if let Some(authority) = head.uri.authority() {
+        if authority.as_str().contains('@') {
+            return Err(bad("the target holds a user name\n"));
+        }
+        let host =
+            HeaderValue::from_str(authority.as_str()).map_err(|_| bad("the target's host is wrong\n"))?;
+        let Some(path) = head.uri.path_and_query().cloned() else {
+            return Err(bad("the target has no path\n"));
+        };
+        head.headers.insert(HOST, host);
+        head.uri = Uri::from(path);
+    } else if !has_host {
+        if head.version != Version::HTTP_10 {
+            return Err(bad("the request has no Host\n"));
+        }
+        head.headers.insert(HOST, client.default_host.clone());
+    }
+    Ok(())
+}
+
+/// Tries endpoints until one has taken the request.
+async fn forward(
+    client: &Rc<Connection>,
+    route: &Arc<Route>,
+    mut request: Request<RequestBody>,
+    started: Instant,
+) -> Sent {
+    let worker = &client.worker;
+    let counts = &worker.shared.counts;
+    let fail = |refusal: Refusal| {
+        counts.app_cell(route.app_row, refusal.class).fetch_add(1, Relaxed);
+        Sent::Failed(refusal)
+    };
+    let connect_timeout = Duration::from_millis(route.limits.connect_timeout_ms);
+    let mut route = Arc::clone(route);
+    let mut tried = Tried::default();
+    let mut unreachable = false;
+    loop {
+        let claim =
+            if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
+        let Some(claim) = claim else {
+            // A newer table may have taken all of ours away, and brought others, since we looked.
+            let newest = worker.shared.snapshot.load().apps.get(&client.app).cloned();
+            match newest {
+                Some(newest) if !tried.is_full() && !Arc::ptr_eq(&newest, &route) => {
+                    route = newest;
+                    continue;
+                }
+                Some(_) | None => return fail(nowhere_to_go(client, unreachable)),
+            }
+        };
+        if tried.len() > 0 {
+            counts.app_cell(route.app_row, AppCell::Retried).fetch_add(1, Relaxed);
+        }
+        let endpoint = Arc::clone(claim.endpoint());
+        let upstream = match worker.pools.take(&endpoint) {
+            Some(upstream) => upstream,
+            None => match worker.pools.connect(&endpoint, connect_timeout).await {
+                Ok(upstream) => upstream,
+                Err(_) => {
+                    unreachable = true;
+                    tried.add(&endpoint);
+                    continue;
+                }
+            },
+        };
+        // Connecting took time; nothing is sent yet, so that an endpoint that is leaving need not get it.
+        if endpoint.flag() != Flag::Routed {
+            tried.add(&endpoint);
+            continue;
+        }
+        let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
+        match send(client, &route, exchange, request).await {
+            Sent::Back(unsent) => {
+                request = unsent;
+                unreachable = true;
+                tried.add(&endpoint);
+            }
+            sent @ (Sent::Answered(_) | Sent::Failed(_) | Sent::Gone) => return sent,
+        }
+    }
+}
+
+fn nowhere_to_go(client: &Connection, unreachable: bool) -> Refusal {
+    if unreachable {
+        let reason = format!("no instance of {} could be reached\n", client.app);
+        Refusal::lost(StatusCode::BAD_GATEWAY, Lost::ConnectFailed, reason)
+    } else {
+        let reason = format!("no instance of {} is ready\n", client.app);
+        Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason)
+    }
+}
+
+/// Sends the request on one connection and waits for the head of the answer.
+async fn send(
+    client: &Rc<Connection>,
+    route: &Route,
+    mut exchange: Exchange,
+    request: Request<RequestBody>,
+) -> Sent {
+    client.sent_to(exchange.claim().endpoint());
+    let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
+    let mut answer = pin!(upstream.sender.try_send_request(request));
+    // The deadline is the connection's: it polls us again when it is over.
+    let answer = std::future::poll_fn(|cx| match client.expired() {
+        Some(expired) => Poll::Ready(Err(expired)),
+        None => answer.as_mut().poll(cx).map(Ok),
+    })
+    .await;
+    match answer {
+        Ok(Ok(response)) => Sent::Answered(passed(client, route, exchange, response)),
+        Ok(Err(mut error)) => match error.take_message() {
+            Some(request) => {
+                exchange.undo();
+                Sent::Back(request)
+            }
+            None => broken(client, exchange, &error.into_error()),
+        },
+        Err(Expired::Response) => {
+            exchange.failed(AppCell::Lost(Lost::ResponseTimeout));
+            let reason = format!("an instance of {} did not answer in time\n", client.app);
+            Sent::Failed(Refusal {
+                close: true,
+                ..Refusal::lost(StatusCode::GATEWAY_TIMEOUT, Lost::ResponseTimeout, reason)
+            })
+        }
+        Err(Expired::Body) => {
+            exchange.failed(AppCell::Rejected);
+            Sent::Failed(Refusal::rejected(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"))
+        }
+    }
+}
+
+/// The connection to the endpoint failed after it may have seen the request.
+fn broken(client: &Connection, exchange: Exchange, error: &hyper::Error) -> Sent {
+    match client.body_fault() {
+        Some(BodyFault::TooLarge) => {
+            exchange.failed(AppCell::Rejected);
+            return Sent::Failed(Refusal::rejected(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is longer than allowed\n",
+            ));
+        }
+        Some(BodyFault::ClientGone) => {
+            exchange.abandoned();
+            return Sent::Gone;
+        }
+        Some(BodyFault::EndpointGone) | None => {}
+    }
+    let bad_gateway = StatusCode::BAD_GATEWAY;
+    if error.is_parse() {
+        let class = AppCell::Lost(Lost::BadResponse);
+        exchange.failed(class);
+        let reason = format!("an instance of {} answered with something that is not HTTP\n", client.app);
+        return Sent::Failed(Refusal { status: bad_gateway, class, reason, close: true });
+    }
+    let class = exchange.broken();
+    let reason = match class {
+        AppCell::Cut => format!("an instance of {} was stopped before it had answered\n", client.app),
+        _ => format!("an instance of {} ended before it had answered\n", client.app),
+    };
+    Sent::Failed(Refusal { status: bad_gateway, class, reason, close: true })
+}
+
+/// Hands an endpoint's answer on.
+fn passed(
+    client: &Rc<Connection>,
+    route: &Route,
+    mut exchange: Exchange,
+    response: Response<Incoming>,
+) -> Response<ResponseBody> {
+    client.response_started();
+    let (mut head, body) = response.into_parts();
+    if head.status.is_server_error() {
+        exchange.set_app_error();
+    }
+    headers::to_client(&mut head.headers);
+    if let Some(name) = &route.version_header {
+        head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
+    }
+    if client.is_closing() {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    head.version = Version::HTTP_11;
+    Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client)))
+}
+
+/// Words of our own.
+fn made(client: &Connection, refusal: Refusal) -> Response<ResponseBody> {
+    client.answer_made();
+    let length = refusal.reason.len();
+    let mut response = Response::new(ResponseBody::Made(Full::new(Bytes::from(refusal.reason))));
+    *response.status_mut() = refusal.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if refusal.close || client.is_closing() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,79 @@
+//! The last table on disk, so that the proxy serves with nobody to tell it: `STATE_DIR/proxy-table.json`.
+//!
+//! A table is acknowledged only after it is here, so it is written whole, beside the old one, and then renamed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::table::Table;
+
+pub struct TableFile {
+    path: PathBuf,
+}
+
+impl TableFile {
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self { path: state_dir.join("proxy-table.json") }
+    }
+
+    /// Durable when it returns: file synced, renamed, folder synced.
+    pub fn write(&self, table: &Table) -> io::Result<()> {
+        let temporary = self.path.with_extension("json.new");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(table)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)?;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    }
+
+    /// The table, or none and what is to be said about it.
+    #[must_use]
+    pub fn read(&self) -> (Option<Table>, Option<String>) {
+        let said = |reason: String| {
+            let path = self.path.display();
+            (None, Some(format!("{path} cannot be used ({reason}); serving 503 until a new table comes")))
+        };
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (None, None),
+            Err(error) => return said(error.to_string()),
+        };
+        let table: Table = match serde_json::from_slice(&bytes) {
+            Ok(table) => table,
+            Err(error) => return said(error.to_string()),
+        };
+        match table.validate() {
+            Ok(()) => (Some(table), None),
+            Err(reason) => said(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::PROTOCOL;
+
+    #[test]
+    fn a_table_comes_back_and_a_torn_one_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = TableFile::new(dir.path());
+        assert_eq!(file.read(), (None, None));
+        let table = Table { protocol: PROTOCOL, epoch: 1, number: 2, apps: vec![] };
+        file.write(&table).unwrap();
+        assert_eq!(file.read(), (Some(table.clone()), None));
+        let whole = fs::read(&file.path).unwrap();
+        for end in 0..whole.len() {
+            fs::write(&file.path, &whole[..end]).unwrap();
+            let (read, note) = file.read();
+            assert!(read.is_none() && note.unwrap().contains("cannot be used"));
+        }
+        file.write(&Table { protocol: 99, ..table }).unwrap();
+        assert!(file.read().1.unwrap().contains("protocol 99"));
+    }
+}

@@ -1,0 +1,63 @@
+//! Reads the counts into what is told: the sums and their names, nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::counts::{AppCell, Counts, Lost, VersionRow};
+use crate::endpoint::LiveEndpoint;
+use crate::stats::{AppStats, EndpointStats, Stats};
+use crate::table::Table;
+
+/// Everything that was counted, with the endpoints that may have requests now.
+pub fn stats<'a>(
+    counts: &Counts,
+    table: &Table,
+    endpoints: impl Iterator<Item = &'a Arc<LiveEndpoint>>,
+) -> Stats {
+    let mut stats = Stats { epoch: table.epoch, number: table.number, ..Stats::default() };
+    for (app, row) in counts.apps() {
+        let of_app = self::app(counts, &app, row);
+        stats.apps.insert(app, of_app);
+    }
+    for endpoint in endpoints {
+        if let Some(app) = stats.apps.get_mut(&*endpoint.app) {
+            app.endpoints.push(EndpointStats {
+                id: endpoint.id.clone(),
+                incarnation: endpoint.incarnation.clone(),
+                version: endpoint.version.clone(),
+                in_flight: endpoint.in_flight(),
+                requests: counts.requests(endpoint.row).load(Relaxed),
+            });
+        }
+    }
+    stats
+}
+
+fn app(counts: &Counts, name: &str, row: VersionRow) -> AppStats {
+    let cell = |cell| counts.app_cell(row, cell).load(Relaxed);
+    let mut app = AppStats {
+        crashed: cell(AppCell::Crashed),
+        cut: cell(AppCell::Cut),
+        told: cell(AppCell::Told),
+        app_errors: cell(AppCell::AppErrors),
+        rejected: cell(AppCell::Rejected),
+        retried: cell(AppCell::Retried),
+        ..AppStats::default()
+    };
+    for reason in Lost::ALL {
+        let count = cell(AppCell::Lost(reason));
+        app.lost += count;
+        if count > 0 {
+            app.lost_by_reason.insert(reason.name().to_owned(), count);
+        }
+    }
+    let mut answered = cell(AppCell::Forgotten);
+    for (version, row) in counts.versions_of(name) {
+        let answers = counts.answers(row);
+        answered += answers;
+        app.latency.insert(version.clone(), counts.histogram(row));
+        app.by_version.insert(version, answers);
+    }
+    app.total = answered + app.rejected + app.lost + app.crashed + app.cut + app.told;
+    app
+}

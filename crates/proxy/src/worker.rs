@@ -1,0 +1,258 @@
+//! A thread that serves: its own event loop, its own accepts, its own pools. Threads share the snapshot and the counts
+//! and nothing else.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
+
+use crate::connection::{self, Connection};
+use crate::counts::{Counts, EndpointRow, VersionRow};
+use crate::pool::Pools;
+use crate::routes::{Random, Snapshot};
+use crate::table::{Limits, Listen};
+use crate::trust::Peer;
+
+/// What all threads see.
+pub struct Shared {
+    pub snapshot: ArcSwap<Snapshot>,
+    pub counts: Arc<Counts>,
+}
+
+/// A listening address of an app, as every worker knows it.
+#[derive(Clone)]
+pub struct Door {
+    pub listen: Listen,
+    pub app: Arc<str>,
+    pub app_row: VersionRow,
+    pub default_host: HeaderValue,
+    pub gate: Arc<Gate>,
+}
+
+/// Counts the connections of one address over all threads.
+#[derive(Default)]
+pub struct Gate {
+    open: AtomicUsize,
+    freed: Notify,
+}
+
+/// What the control thread tells a worker.
+pub enum Command {
+    Accept(Door, OwnedFd),
+    /// Stop accepting there, and let its connections end with their present request.
+    Leave(Listen),
+    /// A new table is in force; these endpoints are cut.
+    Refresh(Vec<EndpointRow>),
+    /// Accept no more, finish within the bound, end.
+    Stop(Duration),
+}
+
+/// A worker's own things. One thread, so no locks.
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub pools: Rc<Pools>,
+    pub random: RefCell<Random>,
+    connections: RefCell<HashMap<u64, (Listen, Rc<Connection>)>>,
+    next_connection: Cell<u64>,
+    /// Woken when a connection ends.
+    ended: Notify,
+    over: Cell<bool>,
+}
+
+/// Starts a worker thread; it lives until it is told to stop.
+pub fn start(
+    number: usize,
+    shared: Arc<Shared>,
+) -> io::Result<(mpsc::UnboundedSender<Command>, thread::JoinHandle<()>)> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (started, is_started) = std::sync::mpsc::channel();
+    let thread = thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let _ = started.send(Ok(()));
+        let worker = Rc::new(Worker {
+            shared,
+            pools: Rc::new(Pools::new()),
+            random: RefCell::new(Random::new()),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            ended: Notify::new(),
+            over: Cell::new(false),
+        });
+        let _abort = AbortOnPanic;
+        runtime.block_on(Rc::clone(&worker).run(receiver));
+        // What is left is dropped here, and counted as lost.
+        worker.over.set(true);
+        drop(runtime);
+    })?;
+    is_started.recv().map_err(io::Error::other)??;
+    Ok((sender, thread))
+}
+
+impl Worker {
+    /// The thread ends, and takes what is in flight with it.
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut doors: HashMap<Listen, AbortHandle> = HashMap::new();
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Accept(door, socket) => {
+                    let listen = door.listen.clone();
+                    let task = tokio::task::spawn_local(Rc::clone(&self).accept_on(door, socket));
+                    if let Some(former) = doors.insert(listen, task.abort_handle()) {
+                        former.abort();
+                    }
+                }
+                Command::Leave(listen) => {
+                    if let Some(task) = doors.remove(&listen) {
+                        task.abort();
+                    }
+                    let connections = self.connections.borrow();
+                    let left = connections.values().filter(|(of, _)| *of == listen);
+                    left.for_each(|(_, connection)| connection.close_when_idle());
+                }
+                Command::Refresh(cut) => {
+                    self.pools.refresh();
+                    for (_, connection) in self.connections.borrow().values() {
+                        cut.iter().for_each(|row| connection.cut_if_blocked(*row));
+                    }
+                }
+                Command::Stop(bound) => {
+                    doors.values().for_each(AbortHandle::abort);
+                    self.finish(bound).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn finish(&self, bound: Duration) {
+        self.connections.borrow().values().for_each(|(_, connection)| connection.close_when_idle());
+        let all_ended = async {
+            while !self.connections.borrow().is_empty() {
+                self.ended.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(bound, all_ended).await;
+    }
+
+    async fn accept_on(self: Rc<Self>, door: Door, socket: OwnedFd) {
+        match door.listen {
+            Listen::Http(_) => {
+                let listener = TcpListener::from_std(socket.into());
+                let Ok(listener) = listener else { return self.report(&door) };
+                loop {
+                    let limits = self.await_room(&door).await;
+                    let Ok((stream, peer)) = listener.accept().await else {
+                        backoff().await;
+                        continue;
+                    };
+                    let _ = stream.set_nodelay(true);
+                    self.spawn(&door, Peer::Ip(peer.ip()), limits, |state| connection::serve(stream, state));
+                }
+            }
+            Listen::Unix(_) => {
+                let listener = UnixListener::from_std(socket.into());
+                let Ok(listener) = listener else { return self.report(&door) };
+                loop {
+                    let limits = self.await_room(&door).await;
+                    let Ok((stream, _)) = listener.accept().await else {
+                        backoff().await;
+                        continue;
+                    };
+                    self.spawn(&door, Peer::Unix, limits, |state| connection::serve(stream, state));
+                }
+            }
+        }
+    }
+
+    fn report(&self, door: &Door) {
+        eprintln!("trundle proxy: cannot accept on {}; is the limit of open files too low?", door.listen);
+    }
+
+    /// Above the cap, clients wait in the kernel's queue: nobody is refused.
+    async fn await_room(&self, door: &Door) -> Limits {
+        loop {
+            let snapshot = self.shared.snapshot.load();
+            let limits = snapshot.apps.get(&door.app).map(|route| route.limits.clone()).unwrap_or_default();
+            drop(snapshot);
+            if door.gate.open.load(SeqCst) < limits.max_connections {
+                return limits;
+            }
+            // Another thread may take the place that was freed: look again from time to time.
+            let _ = tokio::time::timeout(Duration::from_millis(50), door.gate.freed.notified()).await;
+        }
+    }
+
+    fn spawn<F>(
+        self: &Rc<Self>,
+        door: &Door,
+        peer: Peer,
+        limits: Limits,
+        serve: impl FnOnce(Rc<Connection>) -> F,
+    ) where
+        F: Future<Output = ()> + 'static,
+    {
+        let number = self.next_connection.get();
+        self.next_connection.set(number + 1);
+        door.gate.open.fetch_add(1, SeqCst);
+        let state = Rc::new(Connection::new(Rc::clone(self), door, peer, limits));
+        self.connections.borrow_mut().insert(number, (door.listen.clone(), Rc::clone(&state)));
+        let leave = Ended { worker: Rc::clone(self), gate: Arc::clone(&door.gate), number };
+        let serving = serve(state);
+        tokio::task::spawn_local(async move {
+            let _leave = leave;
+            serving.await;
+        });
+    }
+}
+
+/// Too many open files, or a client that gave up in the queue: neither is a reason to stop accepting.
+async fn backoff() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// A proxy that has lost one of its threads is worse than one that starts anew in a moment.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+struct Ended {
+    worker: Rc<Worker>,
+    gate: Arc<Gate>,
+    number: u64,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.number);
+        self.gate.open.fetch_sub(1, SeqCst);
+        self.gate.freed.notify_one();
+        self.worker.ended.notify_one();
+    }
+}
