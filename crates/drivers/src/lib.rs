@@ -1,1 +1,26 @@
-//! trundle-drivers
+//! How instances are started, watched, probed and stopped.
+//!
+//! Invariant: nothing here knows a rollout. What shall run arrives as an absolute command
+//! ([`trundle_engine::ports::Driver::ensure`]), what happens leaves as a report.
+
+mod artifact;
+mod digests;
+mod durable;
+mod health;
+mod layout;
+pub mod logs;
+mod placeholder;
+pub mod prepare;
+pub mod process;
+mod procfs;
+mod seal;
+mod secret;
+pub mod shim;
+mod sockets;
+mod sweep;
+mod sys;
+
+pub use prepare::{Draft, DraftArtifact, PrepareError, prepare};
+pub use process::{DriverError, ProcessConfig, ProcessDriver, Running, still_running};
+pub use secret::Secret;
+pub use shim::run_shim;

@@ -1,0 +1,377 @@
+//! Copies of what was deployed: `artifacts/<digest>/tree/…` with a manifest beside it.
+//!
+//! The digest covers sorted relative paths, the right to execute, and contents; a single file is a tree with one entry.
+//! Files that the app adds later (a cache of compiled code) are not looked at; every file that was deployed is.
+//! Invariant: nothing in a copy leads out of it, and a copy is there whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use trundle_core::event::RefusalCode;
+use trundle_core::revision::{Artifact, Digest, hex};
+
+use crate::digests::{Stamp, changed, digest_of};
+use crate::durable;
+use crate::layout::Layout;
+use crate::seal::random;
+use crate::shim::record::Refusal;
+
+pub(crate) const FILES_MAX: usize = 100_000;
+pub(crate) const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is {kind}: an artifact holds files, folders and links within it; leave it out of the folder", path.display())]
+    Kind { path: PathBuf, kind: &'static str },
+    #[error("the link {} leads out of the artifact or to nothing ({}): put the file itself there", path.display(), target.display())]
+    Escapes { path: PathBuf, target: PathBuf },
+    #[error("the artifact has more than {FILES_MAX} entries: name the folder that is built, not the one of the sources")]
+    TooMany,
+    #[error("the artifact has more than {} GiB: name the folder that is built, not the one of the sources", BYTES_MAX >> 30)]
+    TooBig,
+    #[error("the name {} in the artifact is not UTF-8: rename it", .0.escape_debug())]
+    Name(String),
+    #[error("{0}")]
+    Random(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    /// Relative to the tree, with `/`.
+    path: String,
+    what: What,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Folder,
+    Link { target: String },
+    File { digest: Digest, executable: bool, stamp: Stamp },
+}
+
+/// Copies `source` (absolute) into the state directory. The same content gives the same digest and one copy.
+pub(crate) fn import(layout: &Layout, source: &Path, as_written: String) -> Result<Artifact, ArtifactError> {
+    let fail = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| ArtifactError::Io { what, path, source }
+    };
+    let root = layout.artifacts();
+    durable::private_folder(&root).map_err(fail("make", &root))?;
+    let source = source.canonicalize().map_err(fail("find the artifact", source))?;
+    let is_folder = source.is_dir();
+    let nonce: [u8; 8] = random().map_err(|error| ArtifactError::Random(error.to_string()))?;
+    let aside = root.join(format!(".{}.tmp", hex(&nonce)));
+    let result = (|| {
+        let tree = aside.join("tree");
+        durable::private_folder(&tree).map_err(fail("make", &tree))?;
+        let mut copy = Copy { state_dir: &layout.state_dir, tree: &tree, entries: Vec::new(), bytes: 0 };
+        if is_folder {
+            copy.folder(&source, "")?;
+        } else {
+            let name = source.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| ArtifactError::Name(source.to_string_lossy().into_owned()))?;
+            copy.entry(&source, name)?;
+        }
+        let mut entries = copy.entries;
+        links_stay_inside(&tree, &entries)?;
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let digest = digest_of_tree(&entries);
+        let manifest = serde_json::to_vec(&entries).unwrap_or_default();
+        durable::write(&aside.join("manifest.json"), &manifest, 0o400).map_err(fail("write the manifest in", &aside))?;
+        durable::sync_folder(&tree).map_err(fail("sync", &tree))?;
+        let artifact = Artifact { path: as_written, digest, is_folder };
+        publish(layout, &aside, &artifact).map_err(fail("put in place", &aside))?;
+        Ok(artifact)
+    })();
+    // Published: nothing is there any more. Otherwise it is worth nothing.
+    let _ = fs::remove_dir_all(&aside);
+    result
+}
+
+fn publish(layout: &Layout, aside: &Path, artifact: &Artifact) -> io::Result<()> {
+    let place = folder(layout, artifact);
+    if place.exists() {
+        if verify(layout, artifact).is_ok() {
+            return Ok(());
+        }
+        // Somebody changed the copy: the new one takes its place. Who runs from the old one keeps its open files.
+        let damaged = aside.with_extension("damaged");
+        fs::rename(&place, &damaged)?;
+        fs::rename(aside, &place)?;
+        fs::remove_dir_all(&damaged)?;
+    } else {
+        fs::rename(aside, &place)?;
+    }
+    durable::sync_folder(&layout.artifacts())
+}
+
+fn folder(layout: &Layout, artifact: &Artifact) -> PathBuf {
+    let safe: String = artifact.digest.0.chars().filter(char::is_ascii_hexdigit).collect();
+    layout.artifacts().join(safe)
+}
+
+/// The folder that a copied folder is run from, or the copied file.
+pub(crate) fn copy_of(layout: &Layout, artifact: &Artifact) -> PathBuf {
+    let tree = folder(layout, artifact).join("tree");
+    if artifact.is_folder {
+        return tree;
+    }
+    // There is one entry; its name is in the manifest, because the path as written may be a link to it.
+    let name = manifest(layout, artifact).ok().and_then(|entries| Some(entries.into_iter().next()?.path));
+    tree.join(name.unwrap_or_default())
+}
+
+fn manifest(layout: &Layout, artifact: &Artifact) -> Result<Vec<Entry>, Refusal> {
+    let path = folder(layout, artifact).join("manifest.json");
+    let gone = |error: &dyn std::fmt::Display| {
+        let text = format!(
+            "the copy of the artifact {} in {} is gone or damaged ({error}); deploy it again",
+            artifact.path.escape_debug(),
+            folder(layout, artifact).display()
+        );
+        Refusal::new(RefusalCode::ArtifactChanged, text)
+    };
+    let text = fs::read(&path).map_err(|error| gone(&error))?;
+    serde_json::from_slice(&text).map_err(|error| gone(&error))
+}
+
+/// Whether every file that was deployed is as it was. Contents are read only where the file's stamp differs.
+pub(crate) fn verify(layout: &Layout, artifact: &Artifact) -> Result<(), Refusal> {
+    let entries = manifest(layout, artifact)?;
+    let tree = folder(layout, artifact).join("tree");
+    let found = digest_of_tree(&entries);
+    if found != artifact.digest {
+        return Err(changed(&tree, &artifact.digest, &found));
+    }
+    for entry in &entries {
+        let path = tree.join(&entry.path);
+        let other = |found: &str| {
+            let text = format!("{} in the copy of the artifact {found}; deploy it again", path.display());
+            Refusal::new(RefusalCode::ArtifactChanged, text)
+        };
+        let metadata = fs::symlink_metadata(&path).map_err(|error| other(&format!("cannot be read: {error}")))?;
+        match &entry.what {
+            What::Folder if metadata.is_dir() => {}
+            What::Link { target } if fs::read_link(&path).is_ok_and(|now| now == Path::new(target)) => {}
+            What::File { stamp, .. } if Stamp::of(&metadata) == *stamp => {}
+            What::File { digest, executable, .. } if metadata.is_file() => {
+                let now = File::open(&path).and_then(|mut file| digest_of(&mut file));
+                let now = now.map_err(|error| other(&format!("cannot be read: {error}")))?;
+                if now != *digest {
+                    return Err(changed(&path, digest, &now));
+                }
+                if (metadata.permissions().mode() & 0o111 != 0) != *executable {
+                    return Err(other("has another right to execute"));
+                }
+            }
+            What::Folder | What::Link { .. } | What::File { .. } => return Err(other("is something else now")),
+        }
+    }
+    Ok(())
+}
+
+/// Each entry adds its kind, path, and what belongs to it, each ended by a byte that cannot stand in it.
+fn digest_of_tree(entries: &[Entry]) -> Digest {
+    let mut hash = Sha256::new();
+    for entry in entries {
+        let (kind, content) = match &entry.what {
+            What::Folder => ("folder", ""),
+            What::Link { target } => ("link", target.as_str()),
+            What::File { digest, executable: false, .. } => ("file", digest.0.as_str()),
+            What::File { digest, executable: true, .. } => ("program", digest.0.as_str()),
+        };
+        for part in [kind, &entry.path, content] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+    }
+    Digest(hex(&hash.finalize()))
+}
+
+struct Copy<'a> {
+    state_dir: &'a Path,
+    tree: &'a Path,
+    entries: Vec<Entry>,
+    bytes: u64,
+}
+
+impl Copy<'_> {
+    /// The content of the folder `from`, to stand at `to` in the tree.
+    fn folder(&mut self, from: &Path, to: &str) -> Result<(), ArtifactError> {
+        let fail = |source| ArtifactError::Io { what: "read the folder", path: from.to_owned(), source };
+        for entry in fs::read_dir(from).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            let name = name.to_str().ok_or_else(|| ArtifactError::Name(name.to_string_lossy().into_owned()))?;
+            let to = if to.is_empty() { name.to_owned() } else { format!("{to}/{name}") };
+            self.entry(&entry.path(), &to)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, from: &Path, to: &str) -> Result<(), ArtifactError> {
+        // The state directory may lie in the folder of the project: it is no part of the artifact.
+        if from == self.state_dir {
+            return Ok(());
+        }
+        if self.entries.len() >= FILES_MAX {
+            return Err(ArtifactError::TooMany);
+        }
+        let fail = |what| move |source| ArtifactError::Io { what, path: from.to_owned(), source };
+        let place = self.tree.join(to);
+        let kind = fs::symlink_metadata(from).map_err(fail("read"))?.file_type();
+        let what = if kind.is_dir() {
+            fs::create_dir(&place).map_err(fail("copy the folder"))?;
+            self.entries.push(Entry { path: to.to_owned(), what: What::Folder });
+            self.folder(from, to)?;
+            return durable::sync_folder(&place).map_err(fail("copy the folder"));
+        } else if kind.is_symlink() {
+            let target = fs::read_link(from).map_err(fail("read the link"))?;
+            let text = target.to_str().filter(|_| target.is_relative());
+            let Some(text) = text else { return Err(ArtifactError::Escapes { path: from.to_owned(), target }) };
+            symlink(&target, &place).map_err(fail("copy the link"))?;
+            What::Link { target: text.to_owned() }
+        } else if kind.is_file() {
+            self.file(from, &place)?
+        } else {
+            let kind = match () {
+                () if kind.is_fifo() => "a FIFO",
+                () if kind.is_socket() => "a socket",
+                () => "a device",
+            };
+            return Err(ArtifactError::Kind { path: from.to_owned(), kind });
+        };
+        self.entries.push(Entry { path: to.to_owned(), what });
+        Ok(())
+    }
+
+    /// The digest is that of the bytes that were written, whatever happens to the source meanwhile.
+    fn file(&mut self, from: &Path, place: &Path) -> Result<What, ArtifactError> {
+        let fail = |what| move |source| ArtifactError::Io { what, path: from.to_owned(), source };
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut source = OpenOptions::new().read(true).custom_flags(flags).open(from).map_err(fail("open"))?;
+        let executable = source.metadata().map_err(fail("read"))?.permissions().mode() & 0o111 != 0;
+        let mut copy = OpenOptions::new().write(true).create_new(true).open(place).map_err(fail("copy"))?;
+        let mut hash = Sha256::new();
+        let mut piece = vec![0; 256 * 1024];
+        loop {
+            let n = source.read(&mut piece).map_err(fail("read"))?;
+            if n == 0 {
+                break;
+            }
+            self.bytes += n as u64;
+            if self.bytes > BYTES_MAX {
+                return Err(ArtifactError::TooBig);
+            }
+            hash.update(&piece[..n]);
+            copy.write_all(&piece[..n]).map_err(fail("copy"))?;
+        }
+        let mode = if executable { 0o555 } else { 0o444 };
+        copy.set_permissions(fs::Permissions::from_mode(mode)).map_err(fail("copy"))?;
+        copy.sync_all().map_err(fail("copy"))?;
+        let stamp = Stamp::of(&copy.metadata().map_err(fail("copy"))?);
+        Ok(What::File { digest: Digest(hex(&hash.finalize())), executable, stamp })
+    }
+}
+
+/// Asked of the file system itself, after everything is copied: links may lead through links.
+fn links_stay_inside(tree: &Path, entries: &[Entry]) -> Result<(), ArtifactError> {
+    let root = tree.canonicalize().map_err(|source| ArtifactError::Io { what: "find", path: tree.to_owned(), source })?;
+    for entry in entries {
+        let What::Link { target } = &entry.what else { continue };
+        let path = tree.join(&entry.path);
+        if !path.canonicalize().is_ok_and(|real| real.starts_with(&root)) {
+            return Err(ArtifactError::Escapes { path: entry.path.clone().into(), target: target.into() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> (tempfile::TempDir, Layout, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("state"));
+        let source = dir.path().join("dist");
+        fs::create_dir_all(source.join("lib")).unwrap();
+        fs::write(source.join("lib/a.txt"), "one").unwrap();
+        fs::write(source.join("run"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(source.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+        symlink("lib/a.txt", source.join("link")).unwrap();
+        (dir, layout, source)
+    }
+
+    #[test]
+    fn a_copy_keeps_the_old_bytes_and_its_digest_follows_the_content() {
+        let (_dir, layout, source) = world();
+        let first = import(&layout, &source, "dist".into()).unwrap();
+        assert_eq!(import(&layout, &source, "dist".into()).unwrap(), first);
+        fs::write(source.join("lib/a.txt"), "two").unwrap();
+        let second = import(&layout, &source, "dist".into()).unwrap();
+        assert_ne!(first.digest, second.digest);
+        let copy = copy_of(&layout, &first);
+        assert_eq!(fs::read_to_string(copy.join("link")).unwrap(), "one");
+        assert_eq!(fs::metadata(copy.join("run")).unwrap().permissions().mode() & 0o777, 0o555);
+        assert_eq!(verify(&layout, &first), Ok(()));
+        fs::write(copy.join("added"), "by the app").unwrap();
+        assert_eq!(verify(&layout, &first), Ok(()));
+        let file = copy.join("lib/a.txt");
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, "bad").unwrap();
+        let refusal = verify(&layout, &first).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::ArtifactChanged);
+        assert!(refusal.text.contains("lib/a.txt"), "{}", refusal.text);
+        fs::write(source.join("lib/a.txt"), "one").unwrap();
+        import(&layout, &source, "dist".into()).unwrap();
+        assert_eq!(verify(&layout, &first), Ok(()), "a new import heals the copy");
+        assert_eq!(fs::read_dir(layout.artifacts()).unwrap().count(), 2, "nothing is left aside");
+    }
+
+    #[test]
+    fn a_single_file_keeps_its_name() {
+        let (_dir, layout, source) = world();
+        let artifact = import(&layout, &source.join("run"), "dist/run".into()).unwrap();
+        assert!(!artifact.is_folder);
+        assert!(copy_of(&layout, &artifact).ends_with("tree/run"));
+    }
+
+    #[test]
+    fn what_leads_out_or_is_no_file_is_refused() {
+        let cases: [(&str, fn(&Path)); 5] = [
+            ("leads out", |s| symlink("/etc/passwd", s.join("bad")).unwrap()),
+            ("leads out", |s| symlink("../outside", s.join("bad")).unwrap()),
+            ("to nothing", |s| symlink("nowhere", s.join("bad")).unwrap()),
+            // Word for word it stays inside; through the first link it does not.
+            ("leads out", |s| {
+                symlink(".", s.join("d")).unwrap();
+                symlink("d/d/../..", s.join("bad")).unwrap();
+            }),
+            ("a socket", |s| drop(std::os::unix::net::UnixListener::bind(s.join("bad")).unwrap())),
+        ];
+        for (expect, spoil) in cases {
+            let (_dir, layout, source) = world();
+            spoil(&source);
+            let error = import(&layout, &source, "dist".into()).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+            assert_eq!(fs::read_dir(layout.artifacts()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn the_state_directory_is_no_part_of_the_artifact() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join(".trundle"));
+        fs::write(dir.path().join("app"), "x").unwrap();
+        let artifact = import(&layout, dir.path(), ".".into()).unwrap();
+        assert!(!copy_of(&layout, &artifact).join(".trundle").exists());
+    }
+}

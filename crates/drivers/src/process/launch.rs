@@ -1,0 +1,109 @@
+//! What exactly is run: program, arguments, folder and environment of one instance.
+//!
+//! Invariant: the environment is made, not inherited, and what is run was compared with what was deployed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use trundle_core::event::RefusalCode;
+use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::revision::{Revision, Run};
+
+use super::Context;
+use crate::digests::{self, DEFAULT_PATH};
+use crate::health::Surroundings;
+use crate::placeholder::{self, Values};
+use crate::procfs::{INSTANCE_KEY, STATE_DIR_KEY};
+use crate::seal::Sealer;
+use crate::shim::record::Refusal;
+use crate::{artifact, prepare};
+
+/// All that an app gets of the daemon's own environment.
+const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "USER"];
+
+pub(super) struct Launch {
+    pub program: PathBuf,
+    pub argv: Vec<String>,
+    pub cwd: PathBuf,
+    pub env: BTreeMap<String, String>,
+}
+
+impl Launch {
+    pub fn new(
+        context: &Context,
+        app: &AppName,
+        key: InstanceKey,
+        revision: &Revision,
+        port: u16,
+    ) -> Result<Self, Refusal> {
+        let run = &revision.template.run;
+        if let Some(artifact) = &run.artifact {
+            artifact::verify(&context.layout, artifact)?;
+        }
+        let (command, cwd) = place(context, run);
+        if !cwd.is_dir() {
+            let text = format!("the folder {} is not there: create it, or correct run.cwd", cwd.display());
+            return Err(Refusal::new(RefusalCode::NotFound, text));
+        }
+        let env = environment(context, app, key, revision, port)?;
+        let values = Values::new(app, key, &revision.template.version, port);
+        let argv: Result<Vec<String>, _> = command.iter().map(|arg| placeholder::fill(arg, &values)).collect();
+        let argv = argv.map_err(|error| Refusal::new(RefusalCode::NotFound, error.to_string()))?;
+        let path_variable = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+        let program = match &run.artifact {
+            Some(_) => digests::find_program(argv.first().map_or("", String::as_str), &cwd, path_variable)?,
+            None => digests::verify(run, &cwd, path_variable, &context.digests)?,
+        };
+        Ok(Self { program, argv, cwd, env })
+    }
+}
+
+/// The command before placeholders, and the folder.
+fn place(context: &Context, run: &Run) -> (Vec<String>, PathBuf) {
+    let cwd = Path::new(&run.cwd);
+    match &run.artifact {
+        Some(artifact) => prepare::located(&context.layout, artifact, &run.command, cwd),
+        None => (run.command.clone(), cwd.to_owned()),
+    }
+}
+
+/// For a probe that is a command.
+pub(super) fn surroundings(
+    context: &Context,
+    app: &AppName,
+    key: InstanceKey,
+    revision: &Revision,
+    port: u16,
+) -> Result<Surroundings, String> {
+    let (_, cwd) = place(context, &revision.template.run);
+    let env = environment(context, app, key, revision, port).map_err(|refusal| refusal.text)?;
+    Ok(Surroundings { cwd, env })
+}
+
+fn environment(
+    context: &Context,
+    app: &AppName,
+    key: InstanceKey,
+    revision: &Revision,
+    port: u16,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let run = &revision.template.run;
+    let inherited = INHERITED.iter().filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?)));
+    let mut env: BTreeMap<String, String> = inherited.collect();
+    env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+    env.extend(run.env.iter().map(|(key, value)| (key.to_string(), value.clone())));
+    if let Some(sealed) = &run.sealed {
+        let values = Sealer::open(&context.layout).and_then(|sealer| sealer.open_values(sealed));
+        env.extend(values.map_err(|error| Refusal::new(RefusalCode::Secrets, error.to_string()))?);
+    }
+    let own = [
+        ("TRUNDLE_APP", app.to_string()),
+        ("TRUNDLE_VERSION", revision.template.version.to_string()),
+        ("TRUNDLE_REVISION", key.revision.to_string()),
+        (INSTANCE_KEY, key.name(app)),
+        (STATE_DIR_KEY, context.state_dir.clone()),
+        ("PORT", port.to_string()),
+    ];
+    env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    Ok(env)
+}

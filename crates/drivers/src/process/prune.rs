@@ -1,0 +1,59 @@
+//! Old instance folders go; those of the last ones that ended stay for their logs.
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use trundle_core::ids::AppName;
+
+use super::Context;
+use crate::layout::InstanceDir;
+
+/// Of instances that are gone, the logs of so many are kept for each app.
+const KEPT: usize = 50;
+/// Begins the name of a folder that is being removed: no instance can have it.
+const DOOMED: &str = ".gone-";
+
+pub(super) fn prune(context: &Context, app: &AppName) {
+    let root = context.layout.app(app);
+    remove_doomed(&root);
+    let mut over: Vec<_> = context
+        .layout
+        .keys(app)
+        .into_iter()
+        .filter_map(|key| Some((ended_at(&context.layout.instance(app, key), &context.boot_id)?, key)))
+        .collect();
+    if over.len() <= KEPT {
+        return;
+    }
+    over.sort();
+    for (_, key) in &over[..over.len() - KEPT] {
+        // Renamed first: a folder without its records would look like one that was never started.
+        let doomed = root.join(format!("{DOOMED}{key}"));
+        if fs::rename(root.join(key.to_string()), &doomed).is_ok() {
+            remove(&doomed);
+        }
+    }
+}
+
+/// When it ended, if it is certain that it did.
+fn ended_at(dir: &InstanceDir, boot_id: &str) -> Option<SystemTime> {
+    let time = |name: &str| fs::metadata(dir.0.join(name)).and_then(|metadata| metadata.modified()).ok();
+    let before_boot = || dir.shim().filter(|record| record.boot_id != boot_id).and_then(|_| time(InstanceDir::SHIM));
+    time(InstanceDir::EXIT).or_else(|| time(InstanceDir::REFUSED)).or_else(before_boot)
+}
+
+fn remove_doomed(root: &Path) {
+    let Ok(entries) = fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(DOOMED) {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        eprintln!("trundle: cannot remove {}: {error}", path.display());
+    }
+}

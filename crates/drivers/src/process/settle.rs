@@ -1,0 +1,68 @@
+//! What is the case with an instance, asked once when a task begins: it runs, it ended, it was refused, or it is to be
+//! started. Everything here blocks.
+//!
+//! Invariant: nothing is started before it is known that nothing under this name runs.
+
+use std::time::Duration;
+
+use trundle_core::event::{Exit, RefusalCode};
+
+use super::instance::Job;
+use super::spawn;
+use crate::procfs;
+use crate::shim::record::{Refusal, ShimRecord};
+use crate::sweep::Marks;
+
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) enum Settled {
+    Running { record: ShimRecord, adopted: bool },
+    Ended(Exit),
+    Refused(Refusal),
+    /// There never was one, and there shall be none.
+    Absent,
+}
+
+pub(super) fn settle(job: &Job, may_start: bool) -> Settled {
+    let dir = job.context.layout.instance(&job.app, job.key);
+    if let Some(record) = dir.shim() {
+        return known(job, record);
+    }
+    if let Some(refusal) = dir.refusal() {
+        return Settled::Refused(refusal);
+    }
+    if dir.exists() {
+        // A daemon died between making the folder and hearing of the shim. Whatever came of it was never routed.
+        if !job.label().kill(None, KILL_PATIENCE).is_empty() {
+            let text = format!("processes of an earlier start of {} could not be killed", job.name);
+            return Settled::Refused(Refusal::new(RefusalCode::System, text));
+        }
+        if let Some(record) = dir.shim() {
+            return known(job, record);
+        }
+    }
+    if !may_start {
+        return Settled::Absent;
+    }
+    match spawn::start(job, &dir) {
+        Ok(record) => Settled::Running { record, adopted: false },
+        Err(refusal) => Settled::Refused(refusal),
+    }
+}
+
+fn known(job: &Job, record: ShimRecord) -> Settled {
+    let this_boot = record.boot_id == job.context.boot_id;
+    if this_boot && procfs::lives(record.shim_pid, record.shim_start_ticks) {
+        job.ports().adopt(record.port, &job.name);
+        return Settled::Running { record, adopted: true };
+    }
+    // Without its shim a process has no log, and nobody would see it end: what is left is ended here.
+    let main_lives = this_boot && procfs::lives(record.child_pid, record.child_start_ticks);
+    let marks = Marks { session: main_lives.then_some(record.child_pid), ..job.label() };
+    let left = marks.kill(None, KILL_PATIENCE);
+    if !left.is_empty() {
+        eprintln!("trundle: {} processes of {} could not be killed", left.len(), job.name);
+    }
+    let exit = job.context.layout.instance(&job.app, job.key).exit();
+    Settled::Ended(exit.map_or(Exit { code: None, signal: None }, |record| record.exit()))
+}

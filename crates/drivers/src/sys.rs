@@ -1,0 +1,112 @@
+//! The system calls that need `unsafe`, each with its argument. Nothing else in this crate may use it.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// Closes every descriptor from 3 on. Only for the first moment of a process that opened nothing itself.
+pub(crate) fn close_inherited() {
+    // SAFETY: called before anything in this process opened a descriptor, so no Rust value owns one of them.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    if closed == 0 {
+        return;
+    }
+    // A kernel before 5.9. The listing itself uses a descriptor: collect first, close then.
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: as above; the descriptor of the listing is closed already, and closing it again is only an error.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Nothing of whoever started this process is held open: the three standard streams become `/dev/null`.
+pub(crate) fn leave_standard_streams() {
+    let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return };
+    for stream in 0..=2 {
+        // SAFETY: the standard streams are never owned by a Rust value, and dup2 replaces them atomically.
+        unsafe { libc::dup2(null.as_raw_fd(), stream) };
+    }
+}
+
+/// Blocks every signal that can be blocked, and answers a descriptor that becomes readable when a child ends.
+pub(crate) fn block_signals() -> io::Result<OwnedFd> {
+    // SAFETY: the sets are initialised by the calls that fill them before they are read, and signalfd answers a new
+    // descriptor that nobody else owns, or -1.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        let failed = libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        if failed != 0 {
+            return Err(io::Error::from_raw_os_error(failed));
+        }
+        let mut child: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut child);
+        libc::sigaddset(&raw mut child, libc::SIGCHLD);
+        match libc::signalfd(-1, &raw const child, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// The command gets a session of its own, no blocked signal and the default answer to each.
+pub(crate) fn own_session(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, signal, sigprocmask), and nothing
+    // is allocated. Signals that cannot be changed (KILL, STOP, those of libc) answer with an error, which is fine.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::setsid() == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            for signal in 1..=64 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            Ok(())
+        });
+    }
+}
+
+/// Gives back what start-up needed and rest does not: freed heap, and the pages of programs and libraries that are
+/// exactly what stands on disk. The kernel brings one back when it is touched.
+pub(crate) fn shrink() {
+    let ranges = clean_mappings();
+    // SAFETY: malloc_trim only returns free memory. Each range is a whole mapping of a file that cannot be written
+    // and holds no page that differs from the file (`Anonymous: 0 kB`: no relocation was applied in it), this process
+    // has one thread, and so dropping the pages changes no byte that anybody can read.
+    unsafe {
+        libc::malloc_trim(0);
+        for (start, length) in ranges {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+fn clean_mappings() -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut candidate = None;
+    for line in fs::read_to_string("/proc/self/smaps").unwrap_or_default().lines() {
+        if let Some(range) = file_mapping(line) {
+            candidate = range;
+        } else if line.starts_with("Anonymous:") {
+            found.extend(candidate.take().filter(|_| line.ends_with(" 0 kB")));
+        }
+    }
+    found
+}
+
+/// `Some` for the first line of a mapping; within, where it lies if a file is mapped that cannot be written to.
+fn file_mapping(line: &str) -> Option<Option<(usize, usize)>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+    let access = fields.next()?;
+    let is_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+    Some((is_file && !access.contains('w')).then_some((start, end - start)))
+}
