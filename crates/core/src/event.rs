@@ -2,6 +2,8 @@
 //!
 //! The journal is a list of these. State is their fold, so a daemon that was killed knows as much as one that was not.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
@@ -26,6 +28,10 @@ pub enum Event {
         instance: InstanceKey,
         evidence: Evidence,
     },
+    /// The requests that the router counted, taken as a rollout begins and as it ends: what came between is its share.
+    Counted {
+        requests: Requests,
+    },
     /// The machine was started anew: nothing that ran before runs now.
     Rebooted,
     /// A bug of ours: the rollout stops here, the traffic goes on.
@@ -35,15 +41,53 @@ pub enum Event {
     },
 }
 
+/// Requests since the router's counting began. Each request is in exactly one class; lost has one meaning everywhere:
+/// the client saw refused, reset, a timeout, or a 502, 503 or 504 made by the router.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    pub total: u64,
+    pub lost: u64,
+    /// In flight in an instance that died by itself.
+    pub crashed: u64,
+    /// Past the drain timeout.
+    pub cut: u64,
+    /// A stream that was asked to reconnect.
+    pub told: u64,
+    /// The app's own 5xx.
+    pub app_errors: u64,
+    pub by_version: BTreeMap<String, u64>,
+}
+
+impl Requests {
+    /// What was counted since `before`. Counters that were reset in between count from 0.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            total: self.total.saturating_sub(before.total),
+            lost: self.lost.saturating_sub(before.lost),
+            crashed: self.crashed.saturating_sub(before.crashed),
+            cut: self.cut.saturating_sub(before.cut),
+            told: self.told.saturating_sub(before.told),
+            app_errors: self.app_errors.saturating_sub(before.app_errors),
+            by_version: self
+                .by_version
+                .iter()
+                .map(|(v, n)| (v.clone(), n.saturating_sub(before.by_version.get(v).copied().unwrap_or(0))))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+        }
+    }
+}
+
 /// What a person asked for, after it was found to be allowed ([`crate::state::AppState::permit`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     Configure {
-        settings: AppSettings,
+        settings: Box<AppSettings>,
     },
     AddRevision {
-        revision: Revision,
+        revision: Box<Revision>,
     },
     /// Opens a rollout; one that is open is superseded by the same record.
     Roll {

@@ -142,9 +142,9 @@ pub enum Reason {
 pub fn duration_text(ms: Millis) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..60_000 if ms % 1000 == 0 => format!("{} s", ms / 1000),
+        1_000..60_000 if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
         1_000..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        _ if ms / 1000 % 60 == 0 => format!("{} min", ms / 60_000),
+        _ if (ms / 1000).is_multiple_of(60) => format!("{} min", ms / 60_000),
         _ => format!("{} min {} s", ms / 60_000, ms / 1000 % 60),
     }
 }

@@ -152,7 +152,7 @@ impl Built {
             names: BTreeMap::new(),
         };
         let base = base(situation);
-        built.command(0, Command::Configure { settings });
+        built.command(0, Command::Configure { settings: Box::new(settings) });
         if let Some(base) = base {
             // It succeeded in a rollout of its own; all of it is wanted, so what is missing to the floor died.
             built.roll(1, base);

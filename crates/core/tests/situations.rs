@@ -1,5 +1,7 @@
 //! `plan --state`: a described situation, one pass of the decision. Each row is a rule.
 
+#![allow(clippy::unwrap_used)]
+
 use trundle_core::situation::{Situation, answer};
 
 /// `head` are the settings; the instances are written as `1o` (revision 1, available), with `r` ready but not available,

@@ -1,5 +1,7 @@
 //! The worked traces of the rollout semantics: the decision driven through a scripted world, moment by moment.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Fate, START_MS, World, settings};

@@ -1,6 +1,8 @@
 //! Random worlds: faults, people and time in any order. After every event the books are counted anew, and no decision
 //! may break an invariant; in the end a fair world comes to its end.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Fate, World, settings};

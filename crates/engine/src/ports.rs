@@ -1,6 +1,6 @@
 //! What the engine needs of the world. Every call returns at once; outcomes come back as [`Report`]s.
 
-use trundle_core::event::{DrainProof, Evidence, Fact};
+use trundle_core::event::{DrainProof, Evidence, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Revision;
 use trundle_core::settings::Listen;
@@ -94,6 +94,9 @@ pub struct Routes<'a> {
 /// Owns the routing table. Acknowledgements and drains arrive as [`Report::Seen`] with `Routed` and `Drained`.
 pub trait Router {
     fn set(&mut self, routes: &Routes<'_>);
+
+    /// What was counted for the app until now; None when nobody can tell at the moment.
+    fn counts(&mut self, app: &AppName) -> Option<Requests>;
 }
 
 /// Something the world reports.

@@ -27,6 +27,14 @@ impl AppState {
                     record.evidence = Some(evidence.clone());
                 }
             }
+            Event::Counted { requests } => {
+                if let Some(rollout) = self.last_rollout_mut() {
+                    let ended = rollout.state.is_terminal();
+                    let taken =
+                        if ended { &mut rollout.requests_after } else { &mut rollout.requests_before };
+                    taken.get_or_insert_with(|| requests.clone());
+                }
+            }
             Event::Rebooted => self.rebooted(),
             Event::InvariantBroken { invariant, .. } => {
                 let cause = PauseCause::Invariant { invariant: invariant.clone() };
@@ -76,11 +84,11 @@ impl AppState {
     fn command(&mut self, by: &str, command: &Command) {
         match command {
             Command::Configure { settings } => {
-                self.settings = Some(settings.clone());
+                self.settings = Some((**settings).clone());
                 self.refresh_all();
             }
             Command::AddRevision { revision } => {
-                self.revisions.insert(revision.number, revision.clone());
+                self.revisions.insert(revision.number, (**revision).clone());
             }
             Command::Roll { rollout, target, kind } => {
                 self.end_rollout(RolloutState::Superseded, None);
@@ -114,6 +122,8 @@ impl AppState {
                     highest_total: self.totals.live(),
                     peak_mix: (0, 0),
                     progress: self.fresh_progress(),
+                    requests_before: None,
+                    requests_after: None,
                 };
                 self.rollouts.insert(*rollout, opened);
                 self.forgive_target();

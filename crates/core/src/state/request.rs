@@ -115,7 +115,7 @@ impl AppState {
             if replicas_differ && open.is_some() && same_as_target {
                 return refuse_scaling(self);
             }
-            commands.push(Command::Configure { settings: deploy.settings.clone() });
+            commands.push(Command::Configure { settings: Box::new(deploy.settings.clone()) });
         }
         let turned_back = open.is_some_and(|r| r.back_to.is_some());
         if same_as_target && !self.down && !turned_back {
@@ -150,7 +150,7 @@ impl AppState {
             None => {
                 let revision = Revision { number: self.next_revision(), template: deploy.template.clone() };
                 let number = revision.number;
-                commands.push(Command::AddRevision { revision });
+                commands.push(Command::AddRevision { revision: Box::new(revision) });
                 number
             }
         };
@@ -234,7 +234,7 @@ impl AppState {
             return refuse(format!("{}; {}", problem.message, problem.hint));
         }
         let says = format!("{} goes to {replicas} replicas", self.app);
-        Ok(Step { commands: vec![Command::Configure { settings }], rollout: None, says })
+        Ok(Step { commands: vec![Command::Configure { settings: Box::new(settings) }], rollout: None, says })
     }
 
     fn permit_restart(&self) -> Result<Step, Refusal> {
@@ -252,7 +252,7 @@ impl AppState {
         let mut template = current.template.clone();
         template.restarts = self.revisions.values().map(|r| r.template.restarts).max().unwrap_or(0) + 1;
         let number = self.next_revision();
-        let commands = vec![Command::AddRevision { revision: Revision { number, template } }];
+        let commands = vec![Command::AddRevision { revision: Box::new(Revision { number, template }) }];
         Ok(self.roll(commands, number, RolloutKind::Restart, format!("restarts {}", self.app)))
     }
 

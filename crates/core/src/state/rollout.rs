@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
-use crate::event::{Evidence, FailureCause, PauseCause, RolloutKind};
+use crate::event::{Evidence, FailureCause, PauseCause, Requests, RolloutKind};
 use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,9 @@ pub struct Rollout {
     /// Routed old and new at the most mixed moment: the largest minimum, then the largest sum.
     pub peak_mix: (u32, u32),
     pub progress: Progress,
+    /// Counted as it began and as it ended.
+    pub requests_before: Option<Requests>,
+    pub requests_after: Option<Requests>,
 }
 
 impl Rollout {

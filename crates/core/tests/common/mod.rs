@@ -1,6 +1,6 @@
 //! A small world for the decision: instances that start, fail and stop as a script says, and a picture of each moment.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ impl World {
     /// The first version runs already.
     pub fn with(settings: AppSettings) -> Self {
         let mut world = Self::empty();
-        world.command(Command::Configure { settings });
+        world.command(Command::Configure { settings: Box::new(settings) });
         world.deploy("1");
         world.run();
         assert_eq!(world.outcome(), RolloutState::Succeeded);
@@ -120,7 +120,7 @@ impl World {
         let known = self.state.revisions().values().find(|r| r.template == template).map(|r| r.number);
         let target = known.unwrap_or_else(|| {
             let number = self.state.next_revision();
-            self.command(Command::AddRevision { revision: Revision { number, template } });
+            self.command(Command::AddRevision { revision: Box::new(Revision { number, template }) });
             number
         });
         self.command(Command::Roll { rollout: self.state.next_rollout(), target, kind: RolloutKind::Deploy });
