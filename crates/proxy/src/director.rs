@@ -40,6 +40,7 @@ pub struct Director {
     /// Whose drain has been told under the present table.
     told: BTreeSet<Key>,
     subscribers: Vec<(mpsc::Sender<Reply>, AbortHandle)>,
+    stopping: bool,
 }
 
 /// A table that can be put in force: nothing in it can fail any more.
@@ -68,6 +69,7 @@ impl Director {
             departed: Vec::new(),
             told: BTreeSet::new(),
             subscribers: Vec::new(),
+            stopping: false,
         }
     }
 
@@ -88,6 +90,9 @@ impl Director {
     /// Puts a table in force; it is on disk when this returns. On a refusal nothing has changed.
     pub fn set_table(&mut self, table: Table) -> Result<(), String> {
         table.validate()?;
+        if self.stopping {
+            return Err("the proxy is stopping; set the table again when the next one runs".to_owned());
+        }
         let (new, old) = (table.stamp(), self.table.stamp());
         if new < old {
             return Err(format!(
@@ -348,6 +353,7 @@ impl Director {
 
     /// `for_good`: the holder shall not start another proxy.
     pub fn stop(&mut self, bound: Duration, for_good: bool) {
+        self.stopping = true;
         self.tell_workers(|| Some(Command::Stop(bound)));
         if for_good {
             self.sockets.ending(self.doors.keys());

@@ -28,6 +28,8 @@ use crate::{listen, lock, sys};
 const TOO_SOON: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A proxy gives its last requests 30 s.
+const LONGEST_END: Duration = Duration::from_secs(35);
 
 struct Holder {
     config: HolderConfig,
@@ -105,6 +107,10 @@ impl Holder {
             if self.stopping
                 && let Some(mut proxy) = self.proxy.take()
             {
+                // It bounds its own end; one that does not is stuck.
+                if !wait(&[proxy.pidfd.as_fd()], Some(LONGEST_END))?[0] {
+                    proxy.child.kill()?;
+                }
                 proxy.child.wait()?;
             }
         }

@@ -49,6 +49,23 @@ pub struct Gate {
     freed: Notify,
 }
 
+/// Room for one connection, taken before it is accepted: threads that wait at the same time cannot exceed the cap.
+struct Place(Arc<Gate>);
+
+impl Place {
+    fn take(gate: &Arc<Gate>, most: usize) -> Option<Self> {
+        let more = |open| (open < most).then_some(open + 1);
+        gate.open.try_update(SeqCst, SeqCst, more).ok().map(|_| Self(Arc::clone(gate)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+        self.0.freed.notify_one();
+    }
+}
+
 /// What the control thread tells a worker.
 pub enum Command {
     Accept(Door, OwnedFd),
@@ -161,25 +178,25 @@ impl Worker {
                 let listener = TcpListener::from_std(socket.into());
                 let Ok(listener) = listener else { return self.report(&door) };
                 loop {
-                    let limits = self.await_room(&door).await;
+                    let place = self.await_room(&door).await;
                     let Ok((stream, peer)) = listener.accept().await else {
                         backoff().await;
                         continue;
                     };
                     let _ = stream.set_nodelay(true);
-                    self.spawn(&door, Peer::Ip(peer.ip()), limits, |state| connection::serve(stream, state));
+                    self.spawn(&door, Peer::Ip(peer.ip()), place, |state| connection::serve(stream, state));
                 }
             }
             Listen::Unix(_) => {
                 let listener = UnixListener::from_std(socket.into());
                 let Ok(listener) = listener else { return self.report(&door) };
                 loop {
-                    let limits = self.await_room(&door).await;
+                    let place = self.await_room(&door).await;
                     let Ok((stream, _)) = listener.accept().await else {
                         backoff().await;
                         continue;
                     };
-                    self.spawn(&door, Peer::Unix, limits, |state| connection::serve(stream, state));
+                    self.spawn(&door, Peer::Unix, place, |state| connection::serve(stream, state));
                 }
             }
         }
@@ -189,14 +206,15 @@ impl Worker {
         eprintln!("trundle proxy: cannot accept on {}; is the limit of open files too low?", door.listen);
     }
 
+    fn limits(&self, door: &Door) -> Limits {
+        self.shared.snapshot.load().apps.get(&door.app).map(|route| route.limits.clone()).unwrap_or_default()
+    }
+
     /// Above the cap, clients wait in the kernel's queue: nobody is refused.
-    async fn await_room(&self, door: &Door) -> Limits {
+    async fn await_room(&self, door: &Door) -> Place {
         loop {
-            let snapshot = self.shared.snapshot.load();
-            let limits = snapshot.apps.get(&door.app).map(|route| route.limits.clone()).unwrap_or_default();
-            drop(snapshot);
-            if door.gate.open.load(SeqCst) < limits.max_connections {
-                return limits;
+            if let Some(place) = Place::take(&door.gate, self.limits(door).max_connections) {
+                return place;
             }
             // Another thread may take the place that was freed: look again from time to time.
             let _ = tokio::time::timeout(Duration::from_millis(50), door.gate.freed.notified()).await;
@@ -207,17 +225,16 @@ impl Worker {
         self: &Rc<Self>,
         door: &Door,
         peer: Peer,
-        limits: Limits,
+        place: Place,
         serve: impl FnOnce(Rc<Connection>) -> F,
     ) where
         F: Future<Output = ()> + 'static,
     {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
-        door.gate.open.fetch_add(1, SeqCst);
-        let state = Rc::new(Connection::new(Rc::clone(self), door, peer, limits));
+        let state = Rc::new(Connection::new(Rc::clone(self), door, peer, self.limits(door)));
         self.connections.borrow_mut().insert(number, (door.listen.clone(), Rc::clone(&state)));
-        let leave = Ended { worker: Rc::clone(self), gate: Arc::clone(&door.gate), number };
+        let leave = Ended { worker: Rc::clone(self), _place: place, number };
         let serving = serve(state);
         tokio::task::spawn_local(async move {
             let _leave = leave;
@@ -244,15 +261,13 @@ impl Drop for AbortOnPanic {
 
 struct Ended {
     worker: Rc<Worker>,
-    gate: Arc<Gate>,
+    _place: Place,
     number: u64,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.number);
-        self.gate.open.fetch_sub(1, SeqCst);
-        self.gate.freed.notify_one();
         self.worker.ended.notify_one();
     }
 }

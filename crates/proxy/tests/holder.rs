@@ -1,0 +1,268 @@
+//! The holder keeps the sockets while the proxy dies and comes back. The holder and the proxy are real processes: this
+//! test binary, started again for one of the two `helper_*` tests.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::ffi::OsString;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use trundle_proxy::{HolderConfig, ProxyConfig, Request, Table};
+
+const STATE_DIR: &str = "TRUNDLE_TEST_STATE_DIR";
+
+fn helper(name: &str) -> Vec<OsString> {
+    ["--exact", name, "--nocapture", "--test-threads=1"].map(OsString::from).to_vec()
+}
+
+/// Nothing, unless a holder has started it.
+#[test]
+fn helper_proxy() {
+    if let (Ok(dir), Ok(_)) = (std::env::var(STATE_DIR), std::env::var("TRUNDLE_HOLDER_FD")) {
+        trundle_proxy::run_proxy(ProxyConfig { state_dir: dir.into(), workers: 2 }).unwrap();
+    }
+}
+
+/// Nothing, unless a test has started it.
+#[test]
+fn helper_holder() {
+    if let Ok(dir) = std::env::var(STATE_DIR) {
+        let program = std::env::current_exe().unwrap();
+        trundle_proxy::run_holder(HolderConfig {
+            state_dir: dir.into(),
+            program,
+            args: helper("helper_proxy"),
+        })
+        .unwrap();
+    }
+}
+
+struct Holder {
+    child: Child,
+    control: Control,
+    dir: tempfile::TempDir,
+    table: Table,
+}
+
+impl Holder {
+    fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    fn start_with(change: impl FnOnce(&mut Command)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(helper("helper_holder"))
+            .env(STATE_DIR, dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        change(&mut command);
+        let child = command.spawn().unwrap();
+        let control = Control::connect(dir.path());
+        Self { child, control, dir, table: Table::default() }
+    }
+
+    fn serve(&mut self, upstream: &Upstream) -> std::net::SocketAddr {
+        let address = free_address();
+        self.serve_on(address, upstream);
+        address
+    }
+
+    fn serve_on(&mut self, address: std::net::SocketAddr, upstream: &Upstream) {
+        let mut app = app(address);
+        app.endpoints = vec![routed("a", upstream.address)];
+        self.table = Table { protocol: 1, epoch: 1, number: 1, apps: vec![app] };
+        self.control.set(&self.table);
+    }
+
+    fn proxy(&self) -> Pid {
+        pid(self.control.pid())
+    }
+
+    /// Kills the proxy and connects to the next one.
+    fn kill_proxy(&mut self) {
+        let old = self.control.pid();
+        kill_process(pid(old), Signal::KILL).unwrap();
+        self.control = until("another proxy", || {
+            Some(Control::connect(self.dir.path())).filter(|control| control.pid() != old)
+        });
+    }
+
+    fn ended(&mut self) -> bool {
+        until("the holder's end", || self.child.try_wait().unwrap()).success()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = kill_process(self.proxy(), Signal::KILL);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(number as i32).unwrap()
+}
+
+fn is_gone(process: Pid) -> bool {
+    test_kill_process(process).is_err() || is_zombie(process)
+}
+
+fn is_zombie(process: Pid) -> bool {
+    let stat =
+        std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn kill_9_of_the_proxy_refuses_nobody_and_counts_what_was_in_flight() {
+    let mut holder = Holder::start();
+    let app = Upstream::start(|seen, stream| {
+        if seen.target() == "/hang" {
+            thread::sleep(PATIENCE);
+        }
+        respond(stream, 200, "ok")
+    });
+    let address = holder.serve(&app);
+    assert_eq!(get(address, "/").text(), "ok");
+
+    let over = Arc::new(AtomicBool::new(false));
+    let connects = Arc::new(AtomicU64::new(0));
+    let client = {
+        let (over, connects) = (Arc::clone(&over), Arc::clone(&connects));
+        thread::spawn(move || {
+            while !over.load(SeqCst) {
+                // The kernel may reset what it had given to the dead proxy; it must never refuse.
+                match TcpStream::connect(address) {
+                    Ok(_) => connects.fetch_add(1, SeqCst),
+                    Err(error) => panic!("refused: {error}"),
+                };
+            }
+        })
+    };
+    let (mut killed, mut slowest) = (0, Duration::ZERO);
+    for round in 1..=5u64 {
+        let mut hanging: Vec<Http> = (0..round).map(|_| Http::connect(address)).collect();
+        hanging.iter_mut().for_each(|http| http.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
+        until("what hangs", || (holder.control.app().endpoints[0].in_flight == round).then_some(()));
+        killed += round;
+        // A proxy that dies young is started again after a pause: that is another test.
+        thread::sleep(Duration::from_millis(1_050));
+        kill_process(holder.proxy(), Signal::KILL).unwrap();
+        let at = Instant::now();
+        until("an answer", || Http::connect(address).get("/").filter(|answer| answer.text() == "ok"));
+        slowest = slowest.max(at.elapsed());
+        let old = holder.control.pid();
+        holder.control = Control::connect(holder.dir.path());
+        assert_ne!(holder.control.pid(), old);
+        let stats = holder.control.app();
+        assert_eq!(stats.lost_by_reason.get("proxy_killed"), Some(&killed), "round {round}: {stats:?}");
+    }
+    over.store(true, SeqCst);
+    client.join().unwrap();
+    println!("serves again after at most {slowest:?}; {} connects, none refused", connects.load(SeqCst));
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}
+
+#[test]
+fn the_holder_never_gives_up() {
+    let mut holder = Holder::start();
+    let app = Upstream::says("ok");
+    let address = holder.serve(&app);
+    for _ in 0..6 {
+        holder.kill_proxy();
+    }
+    assert_eq!(get(address, "/").text(), "ok");
+}
+
+#[test]
+fn when_the_holder_dies_the_proxy_goes_on() {
+    let mut holder = Holder::start();
+    let app = Upstream::says("ok");
+    let address = holder.serve(&app);
+    holder.child.kill().unwrap();
+    holder.child.wait().unwrap();
+    assert_eq!(get(address, "/").text(), "ok");
+    // New addresses are bound by the proxy itself from now on.
+    let another = free_address();
+    holder.table.number += 1;
+    holder.table.apps[0].listen.push(trundle_proxy::Listen::Http(another));
+    let table = holder.table.clone();
+    holder.control.set(&table);
+    assert_eq!(get(another, "/").text(), "ok");
+}
+
+#[test]
+fn stop_and_sigterm_end_both_and_let_the_address_go() {
+    for by_signal in [false, true] {
+        let mut holder = Holder::start();
+        let app = Upstream::says("ok");
+        let address = holder.serve(&app);
+        assert_eq!(get(address, "/").text(), "ok");
+        let proxy = holder.proxy();
+        if by_signal {
+            kill_process(pid(holder.child.id()), Signal::TERM).unwrap();
+        } else {
+            holder.control.send(&Request::Stop);
+        }
+        assert!(holder.ended());
+        assert!(is_gone(proxy), "the proxy ends first");
+        assert!(TcpStream::connect(address).is_err());
+    }
+}
+
+#[test]
+fn a_second_holder_is_refused() {
+    let holder = Holder::start();
+    let dir: &Path = holder.dir.path();
+    let config = HolderConfig { state_dir: dir.into(), program: "/bin/false".into(), args: vec![] };
+    let error = trundle_proxy::run_holder(config).unwrap_err();
+    assert!(error.to_string().contains(&format!("pid {}", holder.child.id())), "{error}");
+}
+
+#[test]
+fn the_proxy_inherits_its_socket_and_nothing_else() {
+    // A descriptor of the caller that is not close-on-exec in the holder's own start is not ours to give on.
+    let holder = Holder::start();
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", holder.control.pid())).unwrap();
+    let targets: Vec<String> = fds
+        .map(|fd| {
+            std::fs::read_link(fd.unwrap().path()).map(|to| to.display().to_string()).unwrap_or_default()
+        })
+        .collect();
+    assert!(targets.iter().all(|to| !to.contains("proxy-holder.lock")), "{targets:?}");
+}
+
+#[test]
+fn sockets_of_a_service_manager_are_used() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // What systemd does: the descriptor at number 3, and the pid of the process that gets it. A shell knows its own pid.
+    let mut holder = Holder::start_with(|command| {
+        let program = std::env::current_exe().unwrap();
+        let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+        let state_dir =
+            command.get_envs().find(|(name, _)| *name == STATE_DIR).unwrap().1.unwrap().to_owned();
+        let mut shell = Command::new("/bin/sh");
+        shell.arg0("sh").arg("-c").arg(script).arg(program).args(helper("helper_holder"));
+        shell.env(STATE_DIR, state_dir).stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::null());
+        *command = shell;
+    });
+    let app = Upstream::says("ok");
+    holder.serve_on(address, &app);
+    assert_eq!(get(address, "/").text(), "ok");
+    holder.kill_proxy();
+    assert_eq!(get(address, "/").text(), "ok");
+}
