@@ -4,4 +4,13 @@
 //! from it. Nothing here waits for an effect: its outcome comes back as an observation. So the engine that ships is
 //! the engine that a simulator drives with a virtual clock.
 
+pub mod chronicle;
+pub mod clock;
+mod effects;
+pub mod engine;
+pub mod journal;
+pub mod lock;
 pub mod ports;
+pub mod view;
+
+pub use engine::{Engine, Input, Reply, Turn};

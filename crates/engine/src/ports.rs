@@ -1,10 +1,10 @@
 //! What the engine needs of the world. Every call returns at once; outcomes come back as [`Report`]s.
 
+use trundle_core::Millis;
 use trundle_core::event::{DrainProof, Evidence, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Revision;
 use trundle_core::settings::Listen;
-use trundle_core::Millis;
 
 /// Orders commands over all daemons of a state directory: one with a smaller fence than the greatest seen changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,9 +102,16 @@ pub trait Router {
 /// Something the world reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    Seen { app: AppName, instance: InstanceKey, fact: Fact },
+    Seen {
+        app: AppName,
+        instance: InstanceKey,
+        fact: Fact,
+    },
     /// The router refused or cannot reach what it needs; the text is for people. Empty: all is well again.
-    RouterTrouble { app: AppName, text: String },
+    RouterTrouble {
+        app: AppName,
+        text: String,
+    },
 }
 
 impl Report {

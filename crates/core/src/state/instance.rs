@@ -1,13 +1,13 @@
 //! One instance as the journal knows it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Millis;
 use crate::event::{DrainProof, FailureCause, StopPurpose};
 use crate::ids::InstanceKey;
 
 /// Where an instance stands. One that is gone is no longer kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The start is durable in the journal; the process may or may not exist.

@@ -1,0 +1,388 @@
+//! The loop's body: one turn takes inputs, decides until at rest, makes it durable, and only then acts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trundle_core::Millis;
+use trundle_core::decide::decide;
+use trundle_core::event::{Action, Command, Event, Fact};
+use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::invariants;
+use trundle_core::reason::Reason;
+use trundle_core::state::{AppState, Phase, Refusal, Request, Step};
+
+use crate::chronicle::Chronicle;
+use crate::effects::Wanted;
+use crate::journal::{Entry, JournalError, Store};
+use crate::ports::{Driver, Ensure, Fence, Report, Router, Routes};
+
+/// What comes in.
+pub enum Input {
+    Report(Report),
+    Request { app: AppName, by: String, request: Request, reply: Reply },
+}
+
+/// Where the answer to a request goes, once it is durable.
+pub type Reply = Box<dyn FnOnce(Result<Step, Refusal>) + Send>;
+
+/// What a turn left behind.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// When to turn again without an input, on the journal's clock.
+    pub wake_at: Option<Millis>,
+    /// What was made durable.
+    pub entries: Vec<Entry>,
+}
+
+/// How often an unwritable journal is tried again.
+const RETRY_MS: Millis = 1_000;
+/// After a restart, how long decisions wait for the driver to say what became of what it kept.
+const OBSERVE_MS: Millis = 10_000;
+/// Passes of one decision in one turn. A healthy one needs a handful.
+const MOST_PASSES: usize = 10_000;
+
+pub struct Engine<S, D, R> {
+    store: S,
+    driver: D,
+    router: R,
+    apps: BTreeMap<AppName, App>,
+    fence: Fence,
+    last_n: u64,
+    /// Decided and applied, but not durable: nothing of it has had an effect.
+    unwritten: Vec<Entry>,
+    replies: Vec<(Reply, Step)>,
+    trouble: Option<String>,
+}
+
+/// One app with what was last told about it.
+pub struct App {
+    pub state: AppState,
+    pub chronicle: Chronicle,
+    pub reasons: Vec<Reason>,
+    pub router_trouble: Option<String>,
+    told: Wanted,
+    /// Told nothing yet in this life of the daemon.
+    fresh: bool,
+    /// Observe first: these were alive, and nobody has seen them since the restart.
+    awaited: BTreeSet<InstanceKey>,
+    awaited_until: Millis,
+    /// A bug of ours that would come again: no more decisions until a restart.
+    stuck: bool,
+}
+
+impl App {
+    fn new(name: AppName) -> Self {
+        Self {
+            state: AppState::new(name),
+            chronicle: Chronicle::default(),
+            reasons: Vec::new(),
+            router_trouble: None,
+            told: Wanted::default(),
+            fresh: true,
+            awaited: BTreeSet::new(),
+            awaited_until: 0,
+            stuck: false,
+        }
+    }
+}
+
+impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
+    /// Reads the journal and begins a new epoch. Nothing is done before the first turn.
+    ///
+    /// # Errors
+    /// When the journal cannot be read, or the epoch not be made durable.
+    pub fn recover(mut store: S, driver: D, router: R, boot_id: &str) -> Result<Self, JournalError> {
+        let entries = store.load()?;
+        let last_boot = store.swap_boot_id(boot_id)?;
+        let epoch = store.begin_epoch()?;
+        let mut engine = Self {
+            store,
+            driver,
+            router,
+            apps: BTreeMap::new(),
+            fence: Fence { epoch, n: 0 },
+            last_n: 0,
+            unwritten: Vec::new(),
+            replies: Vec::new(),
+            trouble: None,
+        };
+        for entry in &entries {
+            engine.fold(entry);
+        }
+        let now = entries.last().map_or(0, |e| e.at_ms);
+        let rebooted = last_boot.is_some_and(|last| last != boot_id);
+        let names: Vec<_> = engine.apps.keys().cloned().collect();
+        for name in names {
+            if rebooted {
+                engine.record(now, 0, &name, Event::Rebooted);
+            }
+            if let Some(app) = engine.apps.get_mut(&name) {
+                app.awaited = app.state.instances().filter(|i| is_up(i.phase())).map(|i| i.key()).collect();
+                app.awaited_until = now + OBSERVE_MS;
+            }
+        }
+        Ok(engine)
+    }
+
+    /// The journal's time as the last daemon left it.
+    pub fn last_at(&self) -> Millis {
+        self.apps.values().map(|app| app.state.now()).max().unwrap_or(0)
+    }
+
+    pub fn apps(&self) -> &BTreeMap<AppName, App> {
+        &self.apps
+    }
+
+    /// Why nothing can be made durable, if so.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    pub fn router_mut(&mut self) -> &mut R {
+        &mut self.router
+    }
+
+    /// One turn at the journal's time `now`. `wall_ms` is for display only.
+    pub fn turn(&mut self, now: Millis, wall_ms: u64, inputs: Vec<Input>) -> Turn {
+        let mut touched: BTreeSet<AppName> = BTreeSet::new();
+        for input in inputs {
+            self.take(now, wall_ms, input, &mut touched);
+        }
+        for (name, app) in &mut self.apps {
+            let due = app.state.next_timer_at().is_some_and(|at| at <= now);
+            let observed = !app.awaited.is_empty() && now >= app.awaited_until;
+            if due || observed || app.fresh {
+                app.state.advance(now);
+                touched.insert(name.clone());
+            }
+        }
+        for name in &touched {
+            self.route_the_ready(name);
+            self.settle(now, wall_ms, name);
+        }
+        let entries = self.write();
+        if self.trouble.is_none() {
+            for name in self.apps.keys().cloned().collect::<Vec<_>>() {
+                if touched.contains(&name) || !entries.is_empty() {
+                    self.act(&name);
+                }
+            }
+        }
+        Turn { wake_at: self.wake_at(now), entries }
+    }
+
+    fn take(&mut self, now: Millis, wall_ms: u64, input: Input, touched: &mut BTreeSet<AppName>) {
+        match input {
+            Input::Report(Report::Seen { app, instance, fact }) => {
+                let Some(known) = self.apps.get_mut(&app) else { return };
+                if fact_is_conclusive(&fact) {
+                    known.awaited.remove(&instance);
+                }
+                if known.state.instance(instance).is_some() {
+                    self.record(now, wall_ms, &app, Event::Observed { instance, fact });
+                    touched.insert(app);
+                }
+            }
+            Input::Report(Report::RouterTrouble { app, text }) => {
+                if let Some(known) = self.apps.get_mut(&app) {
+                    known.router_trouble = Some(text).filter(|t| !t.is_empty());
+                }
+            }
+            Input::Request { app, by, request, reply } => {
+                if let Some(trouble) = &self.trouble {
+                    reply(Err(Refusal(trouble.clone())));
+                    return;
+                }
+                let deploys = matches!(request, Request::Deploy(_));
+                if !deploys && !self.apps.contains_key(&app) {
+                    reply(Err(Refusal(format!("there is no app called {app}; `trundle status` lists them"))));
+                    return;
+                }
+                let known = self.apps.entry(app.clone()).or_insert_with(|| App::new(app.clone()));
+                known.state.advance(now);
+                match known.state.permit(&request) {
+                    Err(refusal) => reply(Err(refusal)),
+                    Ok(step) => {
+                        for command in &step.commands {
+                            let counts = matches!(command, Command::Roll { .. });
+                            let event = Event::Commanded { by: by.clone(), command: command.clone() };
+                            self.record(now, wall_ms, &app, event);
+                            if counts {
+                                self.count(now, wall_ms, &app);
+                            }
+                        }
+                        touched.insert(app);
+                        self.replies.push((reply, step));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides until there is nothing more to do. Nothing has an effect yet.
+    fn settle(&mut self, now: Millis, wall_ms: u64, name: &AppName) {
+        for _ in 0..MOST_PASSES {
+            let Some(app) = self.apps.get_mut(name) else { return };
+            if app.stuck || (!app.awaited.is_empty() && now < app.awaited_until) {
+                return;
+            }
+            app.awaited.clear();
+            let decision = decide(&app.state);
+            app.reasons.clone_from(&decision.reasons);
+            if decision.actions.is_empty() {
+                return;
+            }
+            if let Err(violation) = invariants::check(&app.state, &decision.actions) {
+                // Twice in a row means that halting does not help: then stand still altogether.
+                app.stuck = app.state.is_halted() || app.state.open_rollout().is_none();
+                let event = Event::InvariantBroken {
+                    invariant: violation.invariant.to_owned(),
+                    detail: violation.detail,
+                };
+                self.record(now, wall_ms, name, event);
+                continue;
+            }
+            for action in decision.actions {
+                let ends = matches!(action, Action::Conclude { .. });
+                self.record(now, wall_ms, name, Event::Decided(action));
+                if ends {
+                    self.count(now, wall_ms, name);
+                }
+            }
+        }
+        if let Some(app) = self.apps.get_mut(name) {
+            app.stuck = true;
+        }
+    }
+
+    fn count(&mut self, now: Millis, wall_ms: u64, name: &AppName) {
+        if let Some(requests) = self.router.counts(name) {
+            self.record(now, wall_ms, name, Event::Counted { requests });
+        }
+    }
+
+    /// Applies an event and remembers it to be written. A failure brings its evidence along.
+    fn record(&mut self, now: Millis, wall_ms: u64, name: &AppName, event: Event) {
+        let n = self.last_n + 1;
+        let entry = Entry { n, epoch: self.fence.epoch, app: name.clone(), at_ms: now, wall_ms, event };
+        let failures = |app: &App| app.state.open_rollout().map_or(0, |r| r.records.len());
+        let before = self.apps.get(name).map_or(0, failures);
+        self.fold(&entry);
+        self.unwritten.push(entry);
+        let failed = self.apps.get(name).and_then(|app| {
+            let rollout = app.state.open_rollout()?;
+            (rollout.records.len() > before).then(|| rollout.records.last().map(|r| r.instance)).flatten()
+        });
+        if let Some(instance) = failed {
+            let evidence = self.driver.evidence(name, instance);
+            self.record(now, wall_ms, name, Event::Evidence { instance, evidence });
+        }
+    }
+
+    fn fold(&mut self, entry: &Entry) {
+        let app = self.apps.entry(entry.app.clone()).or_insert_with(|| App::new(entry.app.clone()));
+        app.state.apply(entry.at_ms, &entry.event);
+        app.chronicle.note(entry, &app.state);
+        self.last_n = entry.n;
+    }
+
+    /// Makes everything durable in one transaction, then answers those who asked.
+    fn write(&mut self) -> Vec<Entry> {
+        if self.unwritten.is_empty() {
+            self.answer();
+            return Vec::new();
+        }
+        match self.store.append(&self.unwritten) {
+            Ok(()) => {
+                self.trouble = None;
+                self.answer();
+                std::mem::take(&mut self.unwritten)
+            }
+            Err(error) => {
+                self.trouble = Some(error.to_string());
+                Vec::new()
+            }
+        }
+    }
+
+    fn answer(&mut self) {
+        for (reply, step) in self.replies.drain(..) {
+            reply(Ok(step));
+        }
+    }
+
+    /// A proven instance joins the table before its record is written: nothing is lost if that fails.
+    fn route_the_ready(&mut self, name: &AppName) {
+        let observed = self.unwritten.iter().all(|e| matches!(e.event, Event::Observed { .. }));
+        let Some(app) = self.apps.get_mut(name).filter(|app| !app.fresh) else { return };
+        let wanted = Wanted::of(&app.state);
+        let joins = wanted.routes.iter().any(|route| !app.told.routes.contains(route));
+        let leaves =
+            app.told.routes.iter().any(|old| !wanted.routes.iter().any(|new| new.instance == old.instance));
+        if joins && !leaves && observed && self.trouble.is_none() {
+            set_routes(&mut self.fence, &mut self.router, name, &wanted);
+            app.told.routes = wanted.routes;
+            app.told.listen = wanted.listen;
+        }
+    }
+
+    /// Tells the world what it shall look like, where that has changed.
+    fn act(&mut self, name: &AppName) {
+        let Some(app) = self.apps.get_mut(name) else { return };
+        let wanted = Wanted::of(&app.state);
+        let everything = std::mem::take(&mut app.fresh);
+        if everything || wanted.routes != app.told.routes || wanted.listen != app.told.listen {
+            set_routes(&mut self.fence, &mut self.router, name, &wanted);
+        }
+        for (number, instances) in &wanted.revisions {
+            let Some(revision) = app.state.revision(*number) else { continue };
+            if everything || app.told.revisions.get(number) != Some(instances) {
+                self.fence.n += 1;
+                self.driver.ensure(&Ensure {
+                    fence: self.fence,
+                    app: name,
+                    revision,
+                    want: app.state.book(*number).map_or(0, |b| b.want()),
+                    keep: &instances.keep,
+                    victims: &instances.victims,
+                    stop_grace_period_ms: app.state.settings().map_or(0, |s| s.rollout.stop_grace_period_ms),
+                });
+            }
+        }
+        app.told = wanted;
+    }
+
+    fn wake_at(&self, now: Millis) -> Option<Millis> {
+        let retry = self.trouble.as_ref().map(|_| now + RETRY_MS);
+        let apps = self.apps.values().flat_map(|app| {
+            let awaited = (!app.awaited.is_empty()).then_some(app.awaited_until);
+            app.state.next_timer_at().into_iter().chain(awaited)
+        });
+        apps.chain(retry).min()
+    }
+}
+
+/// It was seen ready once: whether it still is, the driver says first.
+fn is_up(phase: Phase) -> bool {
+    matches!(phase, Phase::Ready | Phase::Unready)
+}
+
+fn set_routes(fence: &mut Fence, router: &mut impl Router, app: &AppName, wanted: &Wanted) {
+    fence.n += 1;
+    let listen = wanted.listen.as_ref();
+    router.set(&Routes { fence: *fence, app, listen, routes: wanted.routes.clone() });
+}
+
+/// After it, everybody knows what became of the instance.
+fn fact_is_conclusive(fact: &Fact) -> bool {
+    match fact {
+        Fact::Ready
+        | Fact::Unready
+        | Fact::NotLive
+        | Fact::Exited(_)
+        | Fact::Gone
+        | Fact::StartRefused { .. }
+        | Fact::Unknown
+        | Fact::Drained { .. } => true,
+        Fact::Started { .. } | Fact::Routed(_) => false,
+    }
+}

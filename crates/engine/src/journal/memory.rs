@@ -1,0 +1,35 @@
+//! A journal in memory, for tests and the simulator: it can be told to fail.
+
+use super::{Entry, JournalError, Store};
+
+#[derive(Debug, Clone, Default)]
+pub struct MemoryJournal {
+    pub entries: Vec<Entry>,
+    pub epoch: u64,
+    pub boot_id: Option<String>,
+    /// The next appends fail as a full disk does.
+    pub full: bool,
+}
+
+impl Store for MemoryJournal {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
+        if self.full {
+            return Err(JournalError::Full("no space left".into()));
+        }
+        self.entries.extend_from_slice(entries);
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<Vec<Entry>, JournalError> {
+        Ok(self.entries.clone())
+    }
+
+    fn begin_epoch(&mut self) -> Result<u64, JournalError> {
+        self.epoch += 1;
+        Ok(self.epoch)
+    }
+
+    fn swap_boot_id(&mut self, boot_id: &str) -> Result<Option<String>, JournalError> {
+        Ok(self.boot_id.replace(boot_id.to_owned()))
+    }
+}

@@ -1,0 +1,139 @@
+//! One journal entry as a line that people read and scripts parse.
+
+use serde::{Deserialize, Serialize};
+use trundle_core::event::{Action, Command, Event, Fact, Outcome, StartPurpose, StopPurpose};
+use trundle_core::ids::InstanceKey;
+use trundle_core::state::AppState;
+
+use crate::journal::Entry;
+
+/// `{"at": RFC 3339, "n": …, "type": …, "text": …}` and the instance and revision it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub at: String,
+    pub n: u64,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub app: String,
+    pub rollout: Option<u32>,
+    pub instance: Option<String>,
+    pub revision: Option<u32>,
+    pub text: String,
+}
+
+/// The line of an entry; None for what only matters to the books. `state` is a state that knows the revisions.
+pub fn line(entry: &Entry, state: &AppState, time_text: fn(u64) -> String) -> Option<Line> {
+    let (kind, instance, text) = words(&entry.event, state)?;
+    Some(Line {
+        at: time_text(entry.wall_ms),
+        n: entry.n,
+        kind: kind.to_owned(),
+        app: entry.app.to_string(),
+        rollout: state.last_rollout().map(|r| r.id.0),
+        instance: instance.map(|key| key.name(&entry.app)),
+        revision: instance.map(|key| key.revision.0),
+        text,
+    })
+}
+
+type Words = (&'static str, Option<InstanceKey>, String);
+
+fn words(event: &Event, state: &AppState) -> Option<Words> {
+    match event {
+        Event::Commanded { by, command } => command_words(by, command, state),
+        Event::Decided(action) => Some(action_words(action, state)),
+        Event::Observed { instance, fact } => fact_words(*instance, fact, state),
+        Event::Evidence { .. } | Event::Counted { .. } => None,
+        Event::Rebooted => Some(("rebooted", None, "the machine was started anew".to_owned())),
+        Event::InvariantBroken { invariant, detail } => {
+            Some(("bug", None, format!("stopped before breaking {invariant}: {detail}; please report this")))
+        }
+    }
+}
+
+fn command_words(by: &str, command: &Command, state: &AppState) -> Option<Words> {
+    let (kind, text) = match command {
+        Command::Configure { settings } => ("configured", format!("{} replicas", settings.replicas)),
+        Command::AddRevision { .. } => return None,
+        Command::Roll { rollout, target, .. } => (
+            "rollout",
+            format!("rollout {rollout} to {} (revision {target}), by {by}", state.version_of(*target)),
+        ),
+        Command::TurnBack { to, .. } => {
+            ("rolling_back", format!("goes back to {}, by {by}", state.version_of(*to)))
+        }
+        Command::Pause => ("paused", format!("paused by {by}")),
+        Command::Resume => ("resumed", format!("resumed by {by}")),
+        Command::Down => ("down", format!("taken down by {by}")),
+    };
+    Some((kind, None, text))
+}
+
+fn action_words(action: &Action, state: &AppState) -> Words {
+    let name = |key: &InstanceKey| format!("{} ({})", key.name(state.app()), state.version_of(key.revision));
+    match action {
+        Action::Start { instance, purpose } => {
+            let why = match purpose {
+                StartPurpose::Roll => "",
+                StartPurpose::Repair => " in place of one that died",
+            };
+            ("start", Some(*instance), format!("starts {}{why}", name(instance)))
+        }
+        Action::Drain { instance, purpose } => {
+            ("drain", Some(*instance), format!("drains {}{}", name(instance), purpose_words(*purpose)))
+        }
+        Action::Stop { instance, cut: true, .. } => {
+            ("stop", Some(*instance), format!("stops {}, cutting what was still running", name(instance)))
+        }
+        Action::Stop { instance, purpose, cut: false } => {
+            ("stop", Some(*instance), format!("stops {}{}", name(instance), purpose_words(*purpose)))
+        }
+        Action::Fail { instance, cause } => {
+            ("failed", Some(*instance), format!("{} failed: {}", name(instance), cause.text()))
+        }
+        Action::BatchReached { batch } => ("batch", None, format!("batch {batch} is complete")),
+        Action::PauseRollout { cause } => ("paused", None, format!("paused: {}", cause.text())),
+        Action::TurnBack { to, cause } => {
+            ("rolling_back", None, format!("goes back to {}: {}", state.version_of(*to), cause.text()))
+        }
+        Action::Bake => ("bake", None, "everything is replaced; the bake time begins".to_owned()),
+        Action::Conclude { outcome } => ("end", None, outcome_words(*outcome).to_owned()),
+        Action::Recovered => ("recovered", None, "the proven version is back at full strength".to_owned()),
+    }
+}
+
+fn purpose_words(purpose: StopPurpose) -> &'static str {
+    match purpose {
+        StopPurpose::Replaced => "",
+        StopPurpose::Surplus => ", more than are desired",
+        StopPurpose::Failed => ", which failed",
+        StopPurpose::Down => ", the app goes down",
+    }
+}
+
+fn outcome_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::RolledBack => "rolled back",
+        Outcome::Aborted => "aborted, and went back",
+        Outcome::Failed => "failed; a person must decide",
+    }
+}
+
+fn fact_words(key: InstanceKey, fact: &Fact, state: &AppState) -> Option<Words> {
+    let name = format!("{} ({})", key.name(state.app()), state.version_of(key.revision));
+    let (kind, text) = match fact {
+        Fact::Started { pid, .. } => ("started", format!("{name} runs as pid {pid}")),
+        Fact::StartRefused { text, .. } => ("failed", format!("{name} could not start: {text}")),
+        Fact::Ready => ("ready", format!("{name} is ready")),
+        Fact::Unready => ("unready", format!("{name} is not ready any more")),
+        Fact::NotLive => ("failed", format!("{name} failed its liveness check")),
+        Fact::Exited(exit) => ("exited", format!("{name} {}", exit.text())),
+        Fact::Gone => ("gone", format!("{name} is gone")),
+        Fact::Unknown => ("unknown", format!("{name} may or may not be alive")),
+        Fact::Routed(true) => ("routed", format!("{name} takes requests")),
+        Fact::Routed(false) => return None,
+        Fact::Drained { .. } => ("drained", format!("{name} finished its last request")),
+    };
+    Some((kind, Some(key), text))
+}
