@@ -31,7 +31,9 @@ pub enum ArtifactError {
     Kind { path: PathBuf, kind: &'static str },
     #[error("the link {} leads out of the artifact or to nothing ({}): put the file itself there", path.display(), target.display())]
     Escapes { path: PathBuf, target: PathBuf },
-    #[error("the artifact has more than {FILES_MAX} entries: name the folder that is built, not the one of the sources")]
+    #[error(
+        "the artifact has more than {FILES_MAX} entries: name the folder that is built, not the one of the sources"
+    )]
     TooMany,
     #[error("the artifact has more than {} GiB: name the folder that is built, not the one of the sources", BYTES_MAX >> 30)]
     TooBig,
@@ -84,7 +86,8 @@ pub(crate) fn import(layout: &Layout, source: &Path, as_written: String) -> Resu
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let digest = digest_of_tree(&entries);
         let manifest = serde_json::to_vec(&entries).unwrap_or_default();
-        durable::write(&aside.join("manifest.json"), &manifest, 0o400).map_err(fail("write the manifest in", &aside))?;
+        durable::write(&aside.join("manifest.json"), &manifest, 0o400)
+            .map_err(fail("write the manifest in", &aside))?;
         durable::sync_folder(&tree).map_err(fail("sync", &tree))?;
         let artifact = Artifact { path: as_written, digest, is_folder };
         publish(layout, &aside, &artifact).map_err(fail("put in place", &aside))?;
@@ -156,7 +159,8 @@ pub(crate) fn verify(layout: &Layout, artifact: &Artifact) -> Result<(), Refusal
             let text = format!("{} in the copy of the artifact {found}; deploy it again", path.display());
             Refusal::new(RefusalCode::ArtifactChanged, text)
         };
-        let metadata = fs::symlink_metadata(&path).map_err(|error| other(&format!("cannot be read: {error}")))?;
+        let metadata =
+            fs::symlink_metadata(&path).map_err(|error| other(&format!("cannot be read: {error}")))?;
         match &entry.what {
             What::Folder if metadata.is_dir() => {}
             What::Link { target } if fs::read_link(&path).is_ok_and(|now| now == Path::new(target)) => {}
@@ -171,7 +175,9 @@ pub(crate) fn verify(layout: &Layout, artifact: &Artifact) -> Result<(), Refusal
                     return Err(other("has another right to execute"));
                 }
             }
-            What::Folder | What::Link { .. } | What::File { .. } => return Err(other("is something else now")),
+            What::Folder | What::Link { .. } | What::File { .. } => {
+                return Err(other("is something else now"));
+            }
         }
     }
     Ok(())
@@ -209,7 +215,8 @@ impl Copy<'_> {
         for entry in fs::read_dir(from).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name();
-            let name = name.to_str().ok_or_else(|| ArtifactError::Name(name.to_string_lossy().into_owned()))?;
+            let name =
+                name.to_str().ok_or_else(|| ArtifactError::Name(name.to_string_lossy().into_owned()))?;
             let to = if to.is_empty() { name.to_owned() } else { format!("{to}/{name}") };
             self.entry(&entry.path(), &to)?;
         }
@@ -235,7 +242,9 @@ impl Copy<'_> {
         } else if kind.is_symlink() {
             let target = fs::read_link(from).map_err(fail("read the link"))?;
             let text = target.to_str().filter(|_| target.is_relative());
-            let Some(text) = text else { return Err(ArtifactError::Escapes { path: from.to_owned(), target }) };
+            let Some(text) = text else {
+                return Err(ArtifactError::Escapes { path: from.to_owned(), target });
+            };
             symlink(&target, &place).map_err(fail("copy the link"))?;
             What::Link { target: text.to_owned() }
         } else if kind.is_file() {
@@ -256,7 +265,8 @@ impl Copy<'_> {
     fn file(&mut self, from: &Path, place: &Path) -> Result<What, ArtifactError> {
         let fail = |what| move |source| ArtifactError::Io { what, path: from.to_owned(), source };
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let mut source = OpenOptions::new().read(true).custom_flags(flags).open(from).map_err(fail("open"))?;
+        let mut source =
+            OpenOptions::new().read(true).custom_flags(flags).open(from).map_err(fail("open"))?;
         let executable = source.metadata().map_err(fail("read"))?.permissions().mode() & 0o111 != 0;
         let mut copy = OpenOptions::new().write(true).create_new(true).open(place).map_err(fail("copy"))?;
         let mut hash = Sha256::new();
@@ -283,7 +293,11 @@ impl Copy<'_> {
 
 /// Asked of the file system itself, after everything is copied: links may lead through links.
 fn links_stay_inside(tree: &Path, entries: &[Entry]) -> Result<(), ArtifactError> {
-    let root = tree.canonicalize().map_err(|source| ArtifactError::Io { what: "find", path: tree.to_owned(), source })?;
+    let root = tree.canonicalize().map_err(|source| ArtifactError::Io {
+        what: "find",
+        path: tree.to_owned(),
+        source,
+    })?;
     for entry in entries {
         let What::Link { target } = &entry.what else { continue };
         let path = tree.join(&entry.path);
@@ -346,7 +360,8 @@ mod tests {
 
     #[test]
     fn what_leads_out_or_is_no_file_is_refused() {
-        let cases: [(&str, fn(&Path)); 5] = [
+        type Spoil = fn(&Path);
+        let cases: [(&str, Spoil); 5] = [
             ("leads out", |s| symlink("/etc/passwd", s.join("bad")).unwrap()),
             ("leads out", |s| symlink("../outside", s.join("bad")).unwrap()),
             ("to nothing", |s| symlink("nowhere", s.join("bad")).unwrap()),

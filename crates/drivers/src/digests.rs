@@ -101,18 +101,25 @@ pub(crate) fn find_program(name: &str, cwd: &Path, path_variable: &str) -> Resul
         let path = absolute(cwd, name);
         return match fs::metadata(&path) {
             Err(error) => missing(format!("cannot run {}: {error}", path.display())),
-            Ok(metadata) if !metadata.is_file() => missing(format!("cannot run {}: it is not a file", path.display())),
+            Ok(metadata) if !metadata.is_file() => {
+                missing(format!("cannot run {}: it is not a file", path.display()))
+            }
             Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
                 missing(format!("cannot run {0}: it may not be executed; try `chmod +x {0}`", path.display()))
             }
             Ok(_) => Ok(path),
         };
     }
-    let runnable = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let runnable =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     let found = path_variable.split(':').map(|folder| absolute(cwd, folder).join(name)).find(runnable);
     found.map_or_else(
         || {
-            let hint = if cwd.join(name).is_file() { format!("; to run the file beside it, write ./{name}") } else { String::new() };
+            let hint = if cwd.join(name).is_file() {
+                format!("; to run the file beside it, write ./{name}")
+            } else {
+                String::new()
+            };
             missing(format!("there is no program {} in PATH ({path_variable}){hint}", name.escape_debug()))
         },
         Ok,
@@ -167,7 +174,12 @@ fn unreadable(path: &Path, error: &io::Error) -> Refusal {
 }
 
 /// Whether what would run now is what was deployed. Answers the program.
-pub(crate) fn verify(run: &Run, cwd: &Path, path_variable: &str, digests: &Digests) -> Result<PathBuf, Refusal> {
+pub(crate) fn verify(
+    run: &Run,
+    cwd: &Path,
+    path_variable: &str,
+    digests: &Digests,
+) -> Result<PathBuf, Refusal> {
     for (path, expected) in &run.bytes {
         let path = Path::new(path);
         let found = digests.of(path).map_err(|error| unreadable(path, &error))?;
@@ -180,7 +192,10 @@ pub(crate) fn verify(run: &Run, cwd: &Path, path_variable: &str, digests: &Diges
     if run.bytes.contains_key(&*program.to_string_lossy()) {
         return Ok(program);
     }
-    let text = format!("{name} now means {}, which is not what was deployed; deploy again to run it", program.display());
+    let text = format!(
+        "{name} now means {}, which is not what was deployed; deploy again to run it",
+        program.display()
+    );
     Err(Refusal::new(RefusalCode::ArtifactChanged, text))
 }
 
@@ -208,7 +223,8 @@ mod tests {
     fn finds_programs_as_a_shell_would_and_says_what_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tool"), "").unwrap();
-        let find = |name: &str| find_program(name, dir.path(), "/usr/bin:/bin").map_err(|refusal| refusal.text);
+        let find =
+            |name: &str| find_program(name, dir.path(), "/usr/bin:/bin").map_err(|refusal| refusal.text);
         assert!(find("sh").unwrap().ends_with("bin/sh"));
         assert!(find("tool").unwrap_err().ends_with("write ./tool"));
         assert!(find("./tool").unwrap_err().contains("chmod +x"));

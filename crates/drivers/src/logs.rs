@@ -33,7 +33,8 @@ pub fn instances(state_dir: &Path, app: &AppName) -> Vec<InstanceKey> {
         .keys(app)
         .into_iter()
         .map(|key| {
-            let made = fs::metadata(layout.instance(app, key).0.join("lock")).or_else(|_| fs::metadata(layout.instance(app, key).0));
+            let made = fs::metadata(layout.instance(app, key).0.join("lock"))
+                .or_else(|_| fs::metadata(layout.instance(app, key).0));
             (made.map(|m| (m.mtime(), m.mtime_nsec())).unwrap_or_default(), key)
         })
         .collect();
@@ -106,7 +107,9 @@ pub fn printable(text: &str) -> String {
         match c {
             '\t' => out.push_str("    "),
             // Controls of either kind, and the marks that turn the direction of writing.
-            c if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            c if c.is_control()
+                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
                 out.extend(c.escape_unicode());
             }
             c => out.push(c),

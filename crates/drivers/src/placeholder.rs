@@ -28,7 +28,9 @@ impl Values {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPlaceholder {
-    #[error("{{{name}}} in \"{text}\" is unknown: there are {{port}}, {{version}}, {{revision}} and {{instance}}; a brace is written {{{{")]
+    #[error(
+        "{{{name}}} in \"{text}\" is unknown: there are {{port}}, {{version}}, {{revision}} and {{instance}}; a brace is written {{{{"
+    )]
     Unknown { name: String, text: String },
     #[error("a brace in \"{text}\" has no partner: a brace is written {{{{ or }}}}")]
     Unbalanced { text: String },

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use trundle_core::ids::{EnvKey, VersionLabel};
-use trundle_core::revision::{Artifact, Health, Port, Probe, Run, Sealed, SealedOrigin, StopSignal, Template};
+use trundle_core::revision::{
+    Artifact, Health, Port, Probe, Run, Sealed, SealedOrigin, StopSignal, Template,
+};
 
 use crate::artifact::{self, ArtifactError};
 use crate::digests::{self, DEFAULT_PATH, Digests};
@@ -50,7 +52,9 @@ pub enum PrepareError {
     Cwd(PathBuf),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    #[error("the artifact {0} is a file, but the command does not name it: write it there as it is written here")]
+    #[error(
+        "the artifact {0} is a file, but the command does not name it: write it there as it is written here"
+    )]
     ArtifactUnused(String),
     #[error("{placeholder}")]
     Placeholder { key: &'static str, placeholder: BadPlaceholder },
@@ -94,7 +98,8 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
         Some(artifact) => {
             let (command, cwd) = located(&layout, artifact, &draft.command, &draft.cwd);
             let name = command.first().map_or("", String::as_str);
-            digests::find_program(name, &cwd, &path_variable).map_err(|refusal| PrepareError::Program(refusal.text))?;
+            digests::find_program(name, &cwd, &path_variable)
+                .map_err(|refusal| PrepareError::Program(refusal.text))?;
             BTreeMap::new()
         }
         None => digests::in_place(&draft.command, &draft.cwd, &path_variable, &Digests::default())
@@ -114,7 +119,12 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
 }
 
 /// The command and the folder to run it in, with the artifact's copy in place of the artifact.
-pub(crate) fn located(layout: &Layout, artifact: &Artifact, command: &[String], cwd: &Path) -> (Vec<String>, PathBuf) {
+pub(crate) fn located(
+    layout: &Layout,
+    artifact: &Artifact,
+    command: &[String],
+    cwd: &Path,
+) -> (Vec<String>, PathBuf) {
     let copy = artifact::copy_of(layout, artifact);
     if artifact.is_folder {
         return (command.to_vec(), copy);
@@ -130,7 +140,10 @@ fn import(layout: &Layout, draft: &mut Draft) -> Result<Option<Artifact>, Prepar
     let artifact = artifact::import(layout, &wanted.path, wanted.as_written.clone())?;
     if !artifact.is_folder {
         // However the command names the file, from here on it is named in one way.
-        let is_it = |arg: &str| arg == artifact.path || digests::absolute(&draft.cwd, arg) == digests::absolute(&draft.cwd, &wanted.path);
+        let is_it = |arg: &str| {
+            arg == artifact.path
+                || digests::absolute(&draft.cwd, arg) == digests::absolute(&draft.cwd, &wanted.path)
+        };
         let mut named = false;
         for arg in &mut draft.command {
             if !arg.is_empty() && is_it(arg) {
@@ -174,13 +187,19 @@ fn check_argument(key: &'static str, arg: &str) -> Result<(), PrepareError> {
 }
 
 fn check_health(health: &Health) -> Result<(), PrepareError> {
-    let checks =
-        [("health.startup", health.startup.as_ref()), ("health.ready", Some(&health.ready)), ("health.live", health.live.as_ref())];
+    let checks = [
+        ("health.startup", health.startup.as_ref()),
+        ("health.ready", Some(&health.ready)),
+        ("health.live", health.live.as_ref()),
+    ];
     for (key, check) in checks.into_iter().filter_map(|(key, check)| Some((key, check?))) {
         match &check.probe {
             Probe::Tcp => {}
             Probe::Exec(command) if command.first().is_none_or(String::is_empty) => {
-                return Err(PrepareError::Probe { key, problem: "the command of the check is empty".to_owned() });
+                return Err(PrepareError::Probe {
+                    key,
+                    problem: "the command of the check is empty".to_owned(),
+                });
             }
             Probe::Exec(command) => command.iter().try_for_each(|arg| check_argument(key, arg))?,
             Probe::Http(http) => {
@@ -206,15 +225,24 @@ fn hidden_values(draft: &mut Draft) -> BTreeMap<EnvKey, (SealedOrigin, Secret)> 
     values
 }
 
-fn sealed(layout: &Layout, values: &BTreeMap<EnvKey, (SealedOrigin, Secret)>) -> Result<Option<Sealed>, PrepareError> {
+fn sealed(
+    layout: &Layout,
+    values: &BTreeMap<EnvKey, (SealedOrigin, Secret)>,
+) -> Result<Option<Sealed>, PrepareError> {
     if values.is_empty() {
         return Ok(None);
     }
     Ok(Some(Sealer::open(layout)?.seal(values)?))
 }
 
-fn path_variable(env: &BTreeMap<EnvKey, String>, hidden: &BTreeMap<EnvKey, (SealedOrigin, Secret)>) -> String {
-    let hidden = hidden.iter().find(|(key, _)| key.as_str() == "PATH").map(|(_, (_, value))| value.expose().to_owned());
+fn path_variable(
+    env: &BTreeMap<EnvKey, String>,
+    hidden: &BTreeMap<EnvKey, (SealedOrigin, Secret)>,
+) -> String {
+    let hidden = hidden
+        .iter()
+        .find(|(key, _)| key.as_str() == "PATH")
+        .map(|(_, (_, value))| value.expose().to_owned());
     let plain = || env.iter().find(|(key, _)| key.as_str() == "PATH").map(|(_, value)| value.clone());
     hidden.or_else(plain).or_else(|| std::env::var("PATH").ok()).unwrap_or_else(|| DEFAULT_PATH.to_owned())
 }
@@ -230,7 +258,9 @@ mod tests {
             command: vec!["sh".into(), "run.sh".into(), "{port}".into()],
             cwd: cwd.to_owned(),
             env: [("A".parse().unwrap(), "plain".into()), ("S".parse().unwrap(), "shadowed".into())].into(),
-            env_file: Some([("A".parse().unwrap(), "file".into()), ("B".parse().unwrap(), "canary".into())].into()),
+            env_file: Some(
+                [("A".parse().unwrap(), "file".into()), ("B".parse().unwrap(), "canary".into())].into(),
+            ),
             secrets: [("S".parse().unwrap(), Secret::new("canary".into()))].into(),
             artifact: None,
             stop_signal: StopSignal::Term,
@@ -244,6 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("run.sh"), "exit 0").unwrap();
         let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
         let template = prepare(&state, draft(dir.path())).unwrap();
         assert_eq!(prepare(&state, draft(dir.path())).unwrap(), template);
         let text = serde_json::to_string(&template).unwrap();
@@ -261,18 +292,23 @@ mod tests {
         let http = |path: &str| {
             Probe::Http(HttpProbe { path: path.into(), status: None, body: None, headers: BTreeMap::new() })
         };
-        let cases: [(&str, &str, Box<dyn Fn(&mut Draft)>); 7] = [
+        type Spoil = Box<dyn Fn(&mut Draft)>;
+        let cases: [(&str, &str, Spoil); 7] = [
             ("run.command", "no program nope", Box::new(|d| d.command = vec!["nope".into()])),
             ("run.command", "{prot}", Box::new(|d| d.command.push("{prot}".into()))),
             ("run.command", "empty", Box::new(|d| d.command.clear())),
             ("run.cwd", "is not there", Box::new(|d| d.cwd = "/no/such".into())),
             ("run.env", "NUL", Box::new(|d| drop(d.env.insert("Z".parse().unwrap(), "a\0b".into())))),
             ("health.ready", "path", Box::new(move |d| d.health.ready.probe = http("a b"))),
-            ("run.artifact", "does not name it", Box::new(|d| {
-                let path = d.cwd.join("other.jar");
-                std::fs::write(&path, "x").unwrap();
-                d.artifact = Some(DraftArtifact { path, as_written: "other.jar".into() });
-            })),
+            (
+                "run.artifact",
+                "does not name it",
+                Box::new(|d| {
+                    let path = d.cwd.join("other.jar");
+                    std::fs::write(&path, "x").unwrap();
+                    d.artifact = Some(DraftArtifact { path, as_written: "other.jar".into() });
+                }),
+            ),
         ];
         for (key, text, spoil) in cases {
             let dir = tempfile::tempdir().unwrap();

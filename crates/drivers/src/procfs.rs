@@ -74,9 +74,9 @@ pub(crate) fn label(pid: u32) -> Option<(String, String)> {
     let file = fs::File::open(format!("/proc/{pid}/environ")).ok()?;
     file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ).ok()?;
     let value = |key: &str| {
-        let found = environ.split(|b| *b == 0).find_map(|entry| {
-            entry.strip_prefix(key.as_bytes())?.strip_prefix(b"=")
-        })?;
+        let found = environ
+            .split(|b| *b == 0)
+            .find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="))?;
         String::from_utf8(found.to_owned()).ok()
     };
     Some((value(INSTANCE_KEY)?, value(STATE_DIR_KEY)?))

@@ -56,7 +56,8 @@ pub(crate) struct Sealer {
 impl Sealer {
     /// With systemd's credential if there is one, else the key file of the state directory, made if missing.
     pub fn open(layout: &Layout) -> Result<Self, SealError> {
-        let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(CREDENTIAL));
+        let credential =
+            std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(CREDENTIAL));
         let key = match credential.filter(|path| path.exists()) {
             Some(path) => read_key(&path)?,
             None => own_key(&layout.seal_key())?,
@@ -72,7 +73,8 @@ impl Sealer {
                 (key.clone(), SealedKey { origin: *origin, fingerprint: self.fingerprint(key, value) })
             })
             .collect();
-        let listed: String = keys.iter().map(|(key, sealed)| format!("{key}={}\n", sealed.fingerprint)).collect();
+        let listed: String =
+            keys.iter().map(|(key, sealed)| format!("{key}={}\n", sealed.fingerprint)).collect();
         let mut id = Digest::of(listed.as_bytes()).0;
         id.truncate(32);
         let sealed = Sealed { id, keys };
@@ -83,7 +85,11 @@ impl Sealer {
         Ok(sealed)
     }
 
-    fn write(&self, sealed: &Sealed, values: &BTreeMap<EnvKey, (SealedOrigin, Secret)>) -> Result<(), SealError> {
+    fn write(
+        &self,
+        sealed: &Sealed,
+        values: &BTreeMap<EnvKey, (SealedOrigin, Secret)>,
+    ) -> Result<(), SealError> {
         let plain: BTreeMap<&str, &str> = values.iter().map(|(k, (_, v))| (k.as_str(), v.expose())).collect();
         let path = self.path(sealed);
         let text = serde_json::to_vec(&plain).map_err(|_| SealError::BadSeal(path.clone()))?;
@@ -103,10 +109,15 @@ impl Sealer {
     pub fn open_values(&self, sealed: &Sealed) -> Result<BTreeMap<String, String>, SealError> {
         let path = self.path(sealed);
         let bad = || SealError::BadSeal(path.clone());
-        let bytes = read_own(&path, SEALED_BYTES_MAX)
-            .map_err(|source| SealError::Io { what: "read", path: path.clone(), source })?;
-        let (nonce, encrypted) =
-            bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk::<NONCE_BYTES>()).ok_or_else(bad)?;
+        let bytes = read_own(&path, SEALED_BYTES_MAX).map_err(|source| SealError::Io {
+            what: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let (nonce, encrypted) = bytes
+            .strip_prefix(MAGIC)
+            .and_then(|rest| rest.split_first_chunk::<NONCE_BYTES>())
+            .ok_or_else(bad)?;
         let payload = Payload { msg: encrypted, aad: sealed.id.as_bytes() };
         let text = self.cipher().decrypt(&XNonce::from(*nonce), payload).map_err(|_| bad())?;
         let values: BTreeMap<String, String> = serde_json::from_slice(&text).map_err(|_| bad())?;
@@ -135,7 +146,8 @@ impl Sealer {
 }
 
 fn mac(key: &[u8], message: &[u8]) -> [u8; KEY_BYTES] {
-    let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
+    let mut mac =
+        <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(message);
     mac.finalize().into_bytes().into()
 }
@@ -144,8 +156,11 @@ fn own_key(path: &Path) -> Result<[u8; KEY_BYTES], SealError> {
     match read_key(path) {
         Err(SealError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let key: [u8; KEY_BYTES] = random()?;
-            durable::write(path, &key, 0o600)
-                .map_err(|source| SealError::Io { what: "write", path: path.to_owned(), source })?;
+            durable::write(path, &key, 0o600).map_err(|source| SealError::Io {
+                what: "write",
+                path: path.to_owned(),
+                source,
+            })?;
             Ok(key)
         }
         other => other,
@@ -153,7 +168,11 @@ fn own_key(path: &Path) -> Result<[u8; KEY_BYTES], SealError> {
 }
 
 fn read_key(path: &Path) -> Result<[u8; KEY_BYTES], SealError> {
-    let bytes = read_own(path, 1024).map_err(|source| SealError::Io { what: "read", path: path.to_owned(), source })?;
+    let bytes = read_own(path, 1024).map_err(|source| SealError::Io {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    })?;
     bytes.try_into().map_err(|_| SealError::BadKey(path.to_owned()))
 }
 

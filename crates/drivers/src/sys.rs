@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 /// Closes every descriptor from 3 on. Only for the first moment of a process that opened nothing itself.
 pub(crate) fn close_inherited() {
     // SAFETY: called before anything in this process opened a descriptor, so no Rust value owns one of them.
@@ -71,6 +74,12 @@ pub(crate) fn own_session(command: &mut Command) {
             Ok(())
         });
     }
+}
+
+/// Registers a descriptor with the runtime this is called on, to wait until it can be read.
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open for as long as it lives, always names the same descriptor, and is moved in.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Gives back what start-up needed and rest does not: freed heap, and the pages of programs and libraries that are

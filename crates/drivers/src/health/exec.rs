@@ -22,8 +22,10 @@ use crate::{digests, logs, placeholder, procfs, sys};
 const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) async fn run(target: &Target, command: &[String], limit: Duration) -> (bool, ProbeEvidence) {
-    let filled: Result<Vec<String>, _> = command.iter().map(|arg| placeholder::fill(arg, &target.values)).collect();
-    let mut evidence = ProbeEvidence { request: logs::printable(&command.join(" ")), ..ProbeEvidence::default() };
+    let filled: Result<Vec<String>, _> =
+        command.iter().map(|arg| placeholder::fill(arg, &target.values)).collect();
+    let mut evidence =
+        ProbeEvidence { request: logs::printable(&command.join(" ")), ..ProbeEvidence::default() };
     let result = match (filled, (target.surroundings)()) {
         (Ok(argv), Ok(around)) => attempt(argv, around, limit).await,
         (Err(error), _) => Err(error.to_string()),
@@ -84,7 +86,8 @@ async fn attempt(
 fn spawn(argv: &[String], around: &Surroundings) -> Result<(Session, OwnedFd), String> {
     let (name, args) = argv.split_first().ok_or("the command of the check is empty")?;
     let path = around.env.get("PATH").map_or(digests::DEFAULT_PATH, String::as_str);
-    let program = digests::find_program(name, Path::new(&around.cwd), path).map_err(|refusal| refusal.text)?;
+    let program =
+        digests::find_program(name, Path::new(&around.cwd), path).map_err(|refusal| refusal.text)?;
     let text = |error: io::Error| format!("cannot run {}: {error}", program.display());
     let (reader, out) = io::pipe().map_err(text)?;
     let err = out.try_clone().map_err(text)?;
@@ -106,7 +109,7 @@ impl Session {
     fn handle(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let pid = self.child.as_ref().and_then(|child| Pid::from_raw(child.id().cast_signed()));
         let handle = pidfd_open(pid.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?;
-        AsyncFd::with_interest(handle, tokio::io::Interest::READABLE)
+        sys::watch_readable(handle)
     }
 
     fn kill(&self) {

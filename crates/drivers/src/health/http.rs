@@ -30,7 +30,8 @@ pub(crate) fn check_request(probe: &HttpProbe) -> Result<(), String> {
 
 fn request(probe: &HttpProbe) -> Result<Request<Empty<Bytes>>, String> {
     let path = probe.path.as_str();
-    let bad_path = |error| format!("the path \"{}\" is refused: {error}; write it percent-encoded", path.escape_debug());
+    let bad_path =
+        |error| format!("the path \"{}\" is refused: {error}; write it percent-encoded", path.escape_debug());
     let uri: http::uri::PathAndQuery = path.parse().map_err(bad_path)?;
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = http::Uri::from(uri);
@@ -39,9 +40,11 @@ fn request(probe: &HttpProbe) -> Result<Request<Empty<Bytes>>, String> {
     headers.insert(header::USER_AGENT, HeaderValue::from_static("trundle-probe"));
     for (name, value) in &probe.headers {
         let shown_name = name.escape_debug();
-        let header: HeaderName = name.parse().map_err(|_| format!("\"{shown_name}\" is not the name of a header"))?;
-        let value: HeaderValue =
-            value.parse().map_err(|_| format!("the value of the header {shown_name} holds what a header may not"))?;
+        let header: HeaderName =
+            name.parse().map_err(|_| format!("\"{shown_name}\" is not the name of a header"))?;
+        let value: HeaderValue = value
+            .parse()
+            .map_err(|_| format!("the value of the header {shown_name} holds what a header may not"))?;
         headers.insert(header, value);
     }
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -86,7 +89,8 @@ async fn judge(response: Response<Incoming>, probe: &HttpProbe) -> (bool, ProbeE
         return (true, evidence);
     }
     if status.is_redirection() && !status_fits {
-        let to = response.headers().get(header::LOCATION).and_then(|to| shown(to.as_bytes())).unwrap_or_default();
+        let to =
+            response.headers().get(header::LOCATION).and_then(|to| shown(to.as_bytes())).unwrap_or_default();
         evidence.error = Some(format!("a redirect to {to} is not followed"));
     }
     let body = beginning(response.into_body()).await;

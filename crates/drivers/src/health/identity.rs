@@ -10,7 +10,9 @@ use crate::{procfs, sockets};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     Ours,
-    Stranger { pid: Option<u32> },
+    Stranger {
+        pid: Option<u32>,
+    },
     NoListener,
     /// The tables of the kernel may not be read.
     Unknown,
@@ -34,13 +36,13 @@ impl Identity {
                     "identity_unverified: port {port} is answered by pid {pid} ({name}), which is not of this instance"
                 ))
             }
-            Self::Stranger { pid: None } => {
-                Some(format!("identity_unverified: port {port} is answered by a process that is not of this instance"))
-            }
+            Self::Stranger { pid: None } => Some(format!(
+                "identity_unverified: port {port} is answered by a process that is not of this instance"
+            )),
             Self::NoListener => Some(format!("identity_unverified: nothing listens on port {port} any more")),
-            Self::Unknown => {
-                Some(format!("identity_unverified: who listens on port {port} could not be read; taken as ours"))
-            }
+            Self::Unknown => Some(format!(
+                "identity_unverified: who listens on port {port} could not be read; taken as ours"
+            )),
         }
     }
 }

@@ -40,7 +40,8 @@ pub(super) async fn once(target: &Target, check: &Check) -> (bool, ProbeEvidence
 pub(super) fn timed_out(limit: Duration) -> ProbeEvidence {
     let mut text = String::from("timed out after ");
     let ms = limit.as_millis();
-    let written = if ms.is_multiple_of(1000) { write!(text, "{} s", ms / 1000) } else { write!(text, "{ms} ms") };
+    let written =
+        if ms.is_multiple_of(1000) { write!(text, "{} s", ms / 1000) } else { write!(text, "{ms} ms") };
     debug_assert!(written.is_ok(), "writing to a string cannot fail");
     ProbeEvidence { error: Some(text), ..ProbeEvidence::default() }
 }

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,9 +25,9 @@ use super::settle::{Settled, settle};
 use super::{Context, launch};
 use crate::health::{Seen, Target, Watch};
 use crate::placeholder::Values;
-use crate::procfs;
 use crate::shim::record::{Refusal, ShimRecord};
 use crate::sweep::Marks;
+use crate::{procfs, sys};
 
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// For the shim to note the end of what was killed, before it is killed itself.
@@ -93,7 +92,12 @@ impl Job {
 
     /// Who belongs to the instance, by label alone.
     pub fn label(&self) -> Marks {
-        Marks { name: self.name.clone(), state_dir: self.context.state_dir.clone(), shim: None, session: None }
+        Marks {
+            name: self.name.clone(),
+            state_dir: self.context.state_dir.clone(),
+            shim: None,
+            session: None,
+        }
     }
 
     pub fn ports(&self) -> MutexGuard<'_, Ports> {
@@ -161,7 +165,10 @@ impl Job {
         loop {
             match Handle::open(record) {
                 Ok(handle) => return Some(handle),
-                Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        || error.raw_os_error() == Some(libc::ESRCH) =>
+                {
                     return None;
                 }
                 Err(error) => {
@@ -172,7 +179,11 @@ impl Job {
         }
     }
 
-    fn watch(self: &Arc<Self>, record: &ShimRecord, adopted: bool) -> impl Future<Output = ()> + Send + use<> {
+    fn watch(
+        self: &Arc<Self>,
+        record: &ShimRecord,
+        adopted: bool,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (job, port) = (Arc::clone(self), record.port);
         let around = move || launch::surroundings(&job.context, &job.app, job.key, &job.revision, port);
         let target = Target {
@@ -253,14 +264,18 @@ impl Handle {
         let pid = Pid::from_raw(record.shim_pid.cast_signed()).ok_or_else(gone)?;
         let handle = pidfd_open(pid, PidfdFlags::empty())?;
         // A dead child of ours still has its number; a number that was given to another has another start.
-        let is_it = procfs::stat(record.shim_pid).is_some_and(|stat| stat.start_ticks == record.shim_start_ticks);
-        if is_it { Ok(Self(AsyncFd::with_interest(handle, Interest::READABLE)?)) } else { Err(gone()) }
+        let is_it =
+            procfs::stat(record.shim_pid).is_some_and(|stat| stat.start_ticks == record.shim_start_ticks);
+        if is_it { Ok(Self(sys::watch_readable(handle)?)) } else { Err(gone()) }
     }
 
     async fn ended(&self) {
         // It cannot fail on a descriptor that is registered, and then it ended for us as well.
         let _ = self.0.readable().await;
         // Buried if it is our child; otherwise there is nothing to do.
-        let _ = waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(self.0.get_ref())), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let _ = waitid(
+            WaitId::PidFd(std::os::fd::AsFd::as_fd(self.0.get_ref())),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        );
     }
 }

@@ -47,7 +47,8 @@ impl Launch {
         }
         let env = environment(context, app, key, revision, port)?;
         let values = Values::new(app, key, &revision.template.version, port);
-        let argv: Result<Vec<String>, _> = command.iter().map(|arg| placeholder::fill(arg, &values)).collect();
+        let argv: Result<Vec<String>, _> =
+            command.iter().map(|arg| placeholder::fill(arg, &values)).collect();
         let argv = argv.map_err(|error| Refusal::new(RefusalCode::NotFound, error.to_string()))?;
         let path_variable = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
         let program = match &run.artifact {

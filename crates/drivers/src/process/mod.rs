@@ -118,7 +118,12 @@ impl ProcessDriver {
             boot_id,
             report,
         };
-        Ok(Self { context: Arc::new(context), runtime, instances: BTreeMap::new(), greatest: BTreeMap::new() })
+        Ok(Self {
+            context: Arc::new(context),
+            runtime,
+            instances: BTreeMap::new(),
+            greatest: BTreeMap::new(),
+        })
     }
 
     /// See [`logs::last_lines`].
@@ -162,7 +167,10 @@ impl Driver for ProcessDriver {
     fn ensure(&mut self, command: &Ensure<'_>) {
         let greatest = self.greatest.entry(command.app.clone()).or_insert(command.fence);
         if command.fence < *greatest {
-            eprintln!("trundle: a command with an old fence is ignored: {:?} after {greatest:?}", command.fence);
+            eprintln!(
+                "trundle: a command with an old fence is ignored: {:?} after {greatest:?}",
+                command.fence
+            );
             return;
         }
         *greatest = command.fence;

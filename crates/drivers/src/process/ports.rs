@@ -29,7 +29,8 @@ impl Ports {
         for (app, key) in layout.all() {
             let dir = layout.instance(&app, key);
             let Some(record) = dir.shim() else { continue };
-            let made = fs::metadata(dir.0.join(InstanceDir::SHIM)).and_then(|metadata| metadata.modified()).ok();
+            let made =
+                fs::metadata(dir.0.join(InstanceDir::SHIM)).and_then(|metadata| metadata.modified()).ok();
             newest = newest.max(Some((made, record.port)));
             if record.boot_id == boot_id && procfs::lives(record.shim_pid, record.shim_start_ticks) {
                 taken.insert(record.port, key.name(&app));
@@ -75,7 +76,9 @@ impl Ports {
             self.next = self.after(port);
             // On all addresses: nobody knows yet on which one the app will listen.
             let free = |port| sockets::is_free(Ipv4Addr::UNSPECIFIED, port);
-            if !self.taken.contains_key(&port) && free(port).map_err(|e| Refusal::system("cannot try a port", e))? {
+            if !self.taken.contains_key(&port)
+                && free(port).map_err(|e| Refusal::system("cannot try a port", e))?
+            {
                 return Ok(port);
             }
         }
@@ -98,7 +101,8 @@ impl Ports {
             return Ok(port);
         }
         let holder = sockets::holder_text(port).unwrap_or_else(|| "somebody who cannot be named".to_owned());
-        let text = format!("port {port} is in use by {holder}; stop it, or use another port or port = \"auto\"");
+        let text =
+            format!("port {port} is in use by {holder}; stop it, or use another port or port = \"auto\"");
         Err(Refusal::new(RefusalCode::PortInUse, text))
     }
 }

@@ -39,7 +39,8 @@ pub(super) fn prune(context: &Context, app: &AppName) {
 /// When it ended, if it is certain that it did.
 fn ended_at(dir: &InstanceDir, boot_id: &str) -> Option<SystemTime> {
     let time = |name: &str| fs::metadata(dir.0.join(name)).and_then(|metadata| metadata.modified()).ok();
-    let before_boot = || dir.shim().filter(|record| record.boot_id != boot_id).and_then(|_| time(InstanceDir::SHIM));
+    let before_boot =
+        || dir.shim().filter(|record| record.boot_id != boot_id).and_then(|_| time(InstanceDir::SHIM));
     time(InstanceDir::EXIT).or_else(|| time(InstanceDir::REFUSED)).or_else(before_boot)
 }
 

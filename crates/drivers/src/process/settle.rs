@@ -16,7 +16,10 @@ use crate::sweep::Marks;
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) enum Settled {
-    Running { record: ShimRecord, adopted: bool },
+    Running {
+        record: ShimRecord,
+        adopted: bool,
+    },
     Ended(Exit),
     Refused(Refusal),
     /// There never was one, and there shall be none.

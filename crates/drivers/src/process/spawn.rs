@@ -38,9 +38,9 @@ pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal>
 
 fn make_folder(job: &Job, dir: &InstanceDir) -> Result<(), Refusal> {
     let app = job.context.layout.app(&job.app);
-    durable::private_folder(&dir.0)
-        .and_then(|()| durable::sync_folder(&app))
-        .map_err(|error| Refusal::system(&format!("cannot make {} in the state directory", dir.0.display()), error))
+    durable::private_folder(&dir.0).and_then(|()| durable::sync_folder(&app)).map_err(|error| {
+        Refusal::system(&format!("cannot make {} in the state directory", dir.0.display()), error)
+    })
 }
 
 fn attempt(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {
@@ -54,7 +54,8 @@ fn attempt(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {
 }
 
 fn run_shim(job: &Job, dir: &InstanceDir, launch: Launch, port: u16) -> Result<ShimRecord, Refusal> {
-    let incarnation: [u8; 16] = random().map_err(|error| Refusal::system("cannot name the instance", error))?;
+    let incarnation: [u8; 16] =
+        random().map_err(|error| Refusal::system("cannot name the instance", error))?;
     let spec = Spec {
         dir: dir.0.clone(),
         state_dir: job.context.state_dir.clone(),
@@ -68,7 +69,8 @@ fn run_shim(job: &Job, dir: &InstanceDir, launch: Launch, port: u16) -> Result<S
         env: launch.env,
         log: LogLimits::default(),
     };
-    let text = serde_json::to_vec(&spec).map_err(|_| Refusal::system("cannot write the specification", "not JSON"))?;
+    let text = serde_json::to_vec(&spec)
+        .map_err(|_| Refusal::system("cannot write the specification", "not JSON"))?;
     let mut child = command(job).spawn().map_err(|error| {
         Refusal::system(&format!("cannot start the shim {}", job.context.program.display()), error)
     })?;

@@ -128,7 +128,8 @@ fn spawn(spec: &Spec) -> Result<(OwnedFd, Child), Refusal> {
     sys::own_session(&mut command);
     let child = command.spawn().map_err(|error| refused_exec(spec, &error))?;
     let reader = OwnedFd::from(reader);
-    rustix::io::ioctl_fionbio(&reader, true).map_err(|error| Refusal::system("cannot prepare the pipe", error))?;
+    rustix::io::ioctl_fionbio(&reader, true)
+        .map_err(|error| Refusal::system("cannot prepare the pipe", error))?;
     Ok((reader, child))
 }
 
@@ -139,14 +140,16 @@ fn refused_exec(spec: &Spec, error: &io::Error) -> Refusal {
             (RefusalCode::NotFound, format!("the folder {} (run.cwd) is not there", spec.cwd.display()))
         }
         Some(libc::ENOENT) if spec.program.exists() => {
-            let text = format!("{program} is there, but the interpreter in its first line, or its loader, is not");
+            let text =
+                format!("{program} is there, but the interpreter in its first line, or its loader, is not");
             (RefusalCode::NotFound, text)
         }
         Some(libc::ENOENT | libc::EACCES | libc::ENOTDIR) => {
             (RefusalCode::NotFound, format!("cannot run {program}: {error}"))
         }
         Some(libc::ENOEXEC) => {
-            let text = format!("{program} is not a program this machine can run: {error}; a script needs a #! line");
+            let text =
+                format!("{program} is not a program this machine can run: {error}; a script needs a #! line");
             (RefusalCode::System, text)
         }
         _ => (RefusalCode::System, format!("cannot run {program}: {error}")),

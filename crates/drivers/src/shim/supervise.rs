@@ -25,7 +25,8 @@ impl Shim {
         self.kill_all();
         self.drain();
         let signal = status.and_then(WaitStatus::terminating_signal);
-        let oom_killed = signal == Some(libc::SIGKILL) && oom::was_killed(self.record.child_pid, self.group_kills);
+        let oom_killed =
+            signal == Some(libc::SIGKILL) && oom::was_killed(self.record.child_pid, self.group_kills);
         if oom_killed {
             self.log.write(b"trundle: the kernel killed this process: out of memory\n");
         }
@@ -47,10 +48,8 @@ impl Shim {
             if let Some(status) = self.reap() {
                 return status;
             }
-            let mut watched = [
-                PollFd::new(&self.children, PollFlags::IN),
-                PollFd::new(&self.output, PollFlags::IN),
-            ];
+            let mut watched =
+                [PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.output, PollFlags::IN)];
             let watched = if output_open { &mut watched[..] } else { &mut watched[..1] };
             if poll(watched, None).is_err() {
                 continue;
@@ -71,7 +70,9 @@ impl Shim {
     fn reap(&self) -> Option<Option<WaitStatus>> {
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid.as_raw_nonzero().get().cast_unsigned() == self.record.child_pid => {
+                Ok(Some((pid, status)))
+                    if pid.as_raw_nonzero().get().cast_unsigned() == self.record.child_pid =>
+                {
                     return Some(Some(status));
                 }
                 Ok(Some(_)) => {}
