@@ -246,6 +246,10 @@ async fn send(
     })
     .await;
     match answer {
+        // Nobody asked to switch: bytes after this would be anything.
+        Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            bad_response(client, exchange)
+        }
         Ok(Ok(response)) => Sent::Answered(passed(client, route, exchange, response)),
         Ok(Err(mut error)) => match error.take_message() {
             Some(request) => {
@@ -285,19 +289,22 @@ fn broken(client: &Connection, exchange: Exchange, error: &hyper::Error) -> Sent
         }
         Some(BodyFault::EndpointGone) | None => {}
     }
-    let bad_gateway = StatusCode::BAD_GATEWAY;
     if error.is_parse() {
-        let class = AppCell::Lost(Lost::BadResponse);
-        exchange.failed(class);
-        let reason = format!("an instance of {} answered with something that is not HTTP\n", client.app);
-        return Sent::Failed(Refusal { status: bad_gateway, class, reason, close: true });
+        return bad_response(client, exchange);
     }
     let class = exchange.broken();
     let reason = match class {
         AppCell::Cut => format!("an instance of {} was stopped before it had answered\n", client.app),
         _ => format!("an instance of {} ended before it had answered\n", client.app),
     };
-    Sent::Failed(Refusal { status: bad_gateway, class, reason, close: true })
+    Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
+}
+
+fn bad_response(client: &Connection, exchange: Exchange) -> Sent {
+    let class = AppCell::Lost(Lost::BadResponse);
+    exchange.failed(class);
+    let reason = format!("an instance of {} answered with something that is not HTTP\n", client.app);
+    Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
 }
 
 /// Hands an endpoint's answer on.

@@ -2,6 +2,9 @@
 //!
 //! Each request belongs to exactly one class: answered (by a version), rejected, lost, crashed, cut or told. `total` is
 //! their sum. A request whose client went away before its answer was complete is in none of them.
+//!
+//! An answer of an endpoint counts when its last byte is with the client's kernel, so a client may see it a moment
+//! before the count. What hyper refuses before it is a request (400, 408, 414, 431 of a malformed or late head) is not counted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

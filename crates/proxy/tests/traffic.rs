@@ -334,3 +334,48 @@ fn a_late_answer_is_504() {
     assert_eq!((stats.lost, stats.lost_by_reason["response_timeout"]), (1, 1));
     assert_eq!(stats.endpoints[0].in_flight, 0);
 }
+
+#[test]
+fn answers_of_every_framing_arrive_whole_on_one_connection() {
+    let mut proxy = Proxy::start();
+    let app = Upstream::start(|seen, stream| {
+        let (answer, goes_on): (&[u8], bool) = match seen.target() {
+            "/head" => (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", true),
+            "/204" => (b"HTTP/1.1 204 No Content\r\n\r\n", true),
+            "/304" => (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1000\r\netag: \"x\"\r\n\r\n", true),
+            "/chunked" => {
+                (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", true)
+            }
+            "/hints" => {
+                (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", true)
+            }
+            "/to-the-end" => (b"HTTP/1.0 200 OK\r\n\r\nabc", false),
+            "/switch" => {
+                (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nabc", false)
+            }
+            other => panic!("{other}"),
+        };
+        stream.write_all(answer).unwrap();
+        goes_on
+    });
+    proxy.route(vec![routed("a", app.address)]);
+    let mut http = Http::connect(proxy.address);
+    for _ in 0..3 {
+        http.send("HEAD /head HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = http.head().unwrap();
+        assert_eq!(header(&head, "content-length"), Some("1000"));
+        assert_eq!(http.get("/204").unwrap().status, 204);
+        http.send("GET /304 HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(header(&http.head().unwrap(), "etag"), Some("\"x\""));
+        for path in ["/chunked", "/hints", "/to-the-end"] {
+            assert_eq!(http.get(path).unwrap().text(), "abc", "{path}");
+        }
+    }
+    assert_eq!(http.get("/switch").unwrap().status, 502);
+    let stats = proxy.control.app_with(19);
+    assert_eq!(
+        (stats.by_version["1"], stats.lost_by_reason["bad_response"], stats.crashed),
+        (18, 1, 0),
+        "{stats:?}"
+    );
+}

@@ -68,6 +68,11 @@ impl Control {
         self.runtime.block_on(self.client.send(request)).unwrap();
     }
 
+    /// It may have ended already.
+    pub fn stop(&mut self) {
+        let _ = self.runtime.block_on(self.client.send(&Request::Stop));
+    }
+
     pub fn recv(&mut self) -> Reply {
         let next = async { tokio::time::timeout(PATIENCE, self.client.recv()).await };
         self.runtime.block_on(next).expect("a reply in time").unwrap().expect("an open connection")
@@ -169,7 +174,7 @@ impl Proxy {
 
     pub fn stop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            self.control.send(&Request::Stop);
+            self.control.stop();
             thread.join().unwrap();
         }
     }
