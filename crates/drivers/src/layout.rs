@@ -7,9 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trundle_core::ids::{AppName, InstanceKey};
 
+use crate::durable;
 use crate::shim::record::{ExitRecord, Refusal, ShimRecord};
 
 /// The most bytes that a record may have; a longer one is not ours.
@@ -97,6 +99,10 @@ impl InstanceDir {
 
     pub fn refusal(&self) -> Option<Refusal> {
         record(&self.0.join(Self::REFUSED))
+    }
+
+    pub fn write<T: Serialize>(&self, name: &str, record: &T) -> io::Result<()> {
+        durable::write(&self.0.join(name), &serde_json::to_vec(record)?, 0o600)
     }
 
     /// The kernel's word on whether a shim has this folder: it ends with the process, however that ended.

@@ -16,22 +16,42 @@ pub(crate) struct Marks {
     pub name: String,
     pub state_dir: String,
     /// The shim, if it was seen alive: everything below it belongs to the instance.
-    pub shim: Option<u32>,
-    /// The session of the main process, if that was seen alive. A number from an old record is not enough: it may
-    /// have been given to somebody else.
-    pub session: Option<u32>,
+    pub shim: Option<Process>,
+    /// The main process, if it was seen alive: everything in its session belongs to the instance, also when it is
+    /// gone itself. A number from an old record is not enough: it may have been given to somebody else.
+    pub leader: Option<Process>,
+}
+
+/// A process that is not mistaken for a later one with its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub pid: u32,
+    pub start_ticks: u64,
+}
+
+impl Process {
+    /// Its number is its own still, or nobody's.
+    fn was_not_replaced(self) -> bool {
+        procfs::stat(self.pid).is_none_or(|stat| stat.start_ticks == self.start_ticks)
+    }
+
+    fn is_there(self) -> bool {
+        procfs::stat(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks)
+    }
 }
 
 impl Marks {
     /// Every living process of the instance, the shim included.
     pub fn members(&self) -> Vec<Stat> {
         let all = procfs::all();
-        let below = self.shim.map(|shim| procfs::descendants(shim, &all)).unwrap_or_default();
+        let shim = self.shim.filter(|shim| shim.is_there());
+        let below = shim.map(|shim| procfs::descendants(shim.pid, &all)).unwrap_or_default();
+        let session = self.leader.filter(|leader| leader.was_not_replaced()).map(|leader| leader.pid);
         let me = std::process::id();
         all.iter()
             .filter(|stat| stat.pid != me)
             .filter(|stat| {
-                below.contains(&stat.pid) || self.session == Some(stat.session) || self.is_labelled(stat.pid)
+                below.contains(&stat.pid) || session == Some(stat.session) || self.is_labelled(stat.pid)
             })
             .copied()
             .collect()

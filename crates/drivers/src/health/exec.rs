@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -17,19 +18,17 @@ use trundle_core::event::ProbeEvidence;
 
 use super::probe::{shown, timed_out};
 use super::{Surroundings, Target};
-use crate::{digests, logs, placeholder, procfs, sys};
+use crate::placeholder::{self, BadPlaceholder};
+use crate::{digests, logs, procfs, sys};
 
 const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 
-pub(super) async fn run(target: &Target, command: &[String], limit: Duration) -> (bool, ProbeEvidence) {
-    let filled: Result<Vec<String>, _> =
-        command.iter().map(|arg| placeholder::fill(arg, &target.values)).collect();
+pub(super) async fn run(target: &Arc<Target>, command: &[String], limit: Duration) -> (bool, ProbeEvidence) {
     let mut evidence =
         ProbeEvidence { request: logs::printable(&command.join(" ")), ..ProbeEvidence::default() };
-    let result = match (filled, (target.surroundings)()) {
-        (Ok(argv), Ok(around)) => attempt(argv, around, limit).await,
-        (Err(error), _) => Err(error.to_string()),
-        (_, Err(error)) => Err(error),
+    let result = match command.iter().map(|arg| placeholder::fill(arg, &target.values)).collect() {
+        Ok(argv) => attempt(target, argv, limit).await,
+        Err(error) => Err(BadPlaceholder::to_string(&error)),
     };
     match result {
         Ok((ended, output)) => {
@@ -47,11 +46,12 @@ pub(super) async fn run(target: &Target, command: &[String], limit: Duration) ->
 
 /// How it ended (None: it was killed at its timeout), and what it wrote.
 async fn attempt(
+    target: &Arc<Target>,
     argv: Vec<String>,
-    around: Surroundings,
     limit: Duration,
 ) -> Result<(Option<ExitStatus>, Vec<u8>), String> {
-    let spawned = tokio::task::spawn_blocking(move || spawn(&argv, &around)).await;
+    let target = Arc::clone(target);
+    let spawned = tokio::task::spawn_blocking(move || spawn(&argv, &(target.surroundings)()?)).await;
     let (mut session, output) = spawned.map_err(|_| "the probe could not be started".to_owned())??;
     let ended = session.handle().map_err(|error| error.to_string())?;
     let mut output = pipe::Receiver::from_owned_fd(output).map_err(|error| error.to_string())?;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -15,7 +16,7 @@ use crate::logs::printable;
 /// Of an answer, as much is kept for people.
 const SHOWN_CHARS: usize = 600;
 
-pub(super) async fn once(target: &Target, check: &Check) -> (bool, ProbeEvidence) {
+pub(super) async fn once(target: &Arc<Target>, check: &Check) -> (bool, ProbeEvidence) {
     let limit = Duration::from_millis(check.timeout_ms.max(1));
     match &check.probe {
         Probe::Http(probe) => {

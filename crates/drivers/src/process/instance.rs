@@ -92,12 +92,7 @@ impl Job {
 
     /// Who belongs to the instance, by label alone.
     pub fn label(&self) -> Marks {
-        Marks {
-            name: self.name.clone(),
-            state_dir: self.context.state_dir.clone(),
-            shim: None,
-            session: None,
-        }
+        Marks { name: self.name.clone(), state_dir: self.context.state_dir.clone(), shim: None, leader: None }
     }
 
     pub fn ports(&self) -> MutexGuard<'_, Ports> {
@@ -208,7 +203,7 @@ impl Job {
         if heard && timeout(grace, shim.ended()).await.is_ok() {
             return;
         }
-        let marks = Marks { shim: Some(record.shim_pid), session: Some(record.child_pid), ..self.label() };
+        let marks = Marks { shim: Some(record.shim()), leader: Some(record.child()), ..self.label() };
         loop {
             let (marks, spare) = (marks.clone(), Some(record.shim_pid));
             let killed = tokio::task::spawn_blocking(move || marks.kill(spare, KILL_PATIENCE)).await;
@@ -224,7 +219,7 @@ impl Job {
 
     /// After the shim: nothing of the instance may be left, and its port is free again.
     async fn bury(&self, record: &ShimRecord) {
-        self.sweep(Marks { session: Some(record.child_pid), ..self.label() }).await;
+        self.sweep(Marks { leader: Some(record.child()), ..self.label() }).await;
         self.ports().give_back(record.port, &self.name);
     }
 

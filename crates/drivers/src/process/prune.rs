@@ -21,7 +21,7 @@ pub(super) fn prune(context: &Context, app: &AppName) {
         .layout
         .keys(app)
         .into_iter()
-        .filter_map(|key| Some((ended_at(&context.layout.instance(app, key), &context.boot_id)?, key)))
+        .filter_map(|key| Some((ended_at(&context.layout.instance(app, key))?, key)))
         .collect();
     if over.len() <= KEPT {
         return;
@@ -36,12 +36,10 @@ pub(super) fn prune(context: &Context, app: &AppName) {
     }
 }
 
-/// When it ended, if it is certain that it did.
-fn ended_at(dir: &InstanceDir, boot_id: &str) -> Option<SystemTime> {
+/// When it ended, if it is noted that it did.
+fn ended_at(dir: &InstanceDir) -> Option<SystemTime> {
     let time = |name: &str| fs::metadata(dir.0.join(name)).and_then(|metadata| metadata.modified()).ok();
-    let before_boot =
-        || dir.shim().filter(|record| record.boot_id != boot_id).and_then(|_| time(InstanceDir::SHIM));
-    time(InstanceDir::EXIT).or_else(|| time(InstanceDir::REFUSED)).or_else(before_boot)
+    time(InstanceDir::EXIT).or_else(|| time(InstanceDir::REFUSED))
 }
 
 fn remove_doomed(root: &Path) {

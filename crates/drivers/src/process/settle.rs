@@ -9,8 +9,9 @@ use trundle_core::event::{Exit, RefusalCode};
 
 use super::instance::Job;
 use super::spawn;
+use crate::layout::InstanceDir;
 use crate::procfs;
-use crate::shim::record::{Refusal, ShimRecord};
+use crate::shim::record::{ExitRecord, Refusal, ShimRecord};
 use crate::sweep::Marks;
 
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -61,11 +62,22 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
     }
     // Without its shim a process has no log, and nobody would see it end: what is left is ended here.
     let main_lives = this_boot && procfs::lives(record.child_pid, record.child_start_ticks);
-    let marks = Marks { session: main_lives.then_some(record.child_pid), ..job.label() };
+    let marks = Marks { leader: main_lives.then(|| record.child()), ..job.label() };
     let left = marks.kill(None, KILL_PATIENCE);
     if !left.is_empty() {
         eprintln!("trundle: {} processes of {} could not be killed", left.len(), job.name);
     }
-    let exit = job.context.layout.instance(&job.app, job.key).exit();
-    Settled::Ended(exit.map_or(Exit { code: None, signal: None }, |record| record.exit()))
+    job.ports().give_back(record.port, &job.name);
+    let dir = job.context.layout.instance(&job.app, job.key);
+    let exit = dir.exit().unwrap_or_else(|| unseen(job, &dir));
+    Settled::Ended(exit.exit())
+}
+
+/// Nobody saw it end, as when the machine was started anew. Noted, so that the folder counts as one that is over.
+fn unseen(job: &Job, dir: &InstanceDir) -> ExitRecord {
+    let record = ExitRecord::now(None, None);
+    if let Err(error) = dir.write(InstanceDir::EXIT, &record) {
+        eprintln!("trundle: cannot note the end of {}: {error}", job.name);
+    }
+    record
 }

@@ -28,8 +28,7 @@ pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal>
     prune::prune(&job.context, &job.app);
     let result = make_folder(job, dir).and_then(|()| attempt(job, dir));
     if let Err(refusal) = &result
-        && let Ok(text) = serde_json::to_vec(refusal)
-        && let Err(error) = durable::write(&dir.0.join(InstanceDir::REFUSED), &text, 0o600)
+        && let Err(error) = dir.write(InstanceDir::REFUSED, refusal)
     {
         eprintln!("trundle: cannot note the refusal of {}: {error}", job.name);
     }

@@ -20,7 +20,7 @@ use rustix::process::{getpid, set_child_subreaper, setsid};
 use trundle_core::event::RefusalCode;
 
 use crate::layout::InstanceDir;
-use crate::{durable, procfs, sys};
+use crate::{procfs, sys};
 use record::{Answer, Refusal, ShimRecord, Spec};
 use rotate::Log;
 
@@ -97,7 +97,7 @@ fn start() -> Result<Shim, Refusal> {
         group_kills,
         _lock: lock,
     };
-    if let Err(error) = shim.write(InstanceDir::SHIM, &shim.record) {
+    if let Err(error) = shim.dir.write(InstanceDir::SHIM, &shim.record) {
         // Without its record nobody could find it again: it must not run.
         shim.kill_all();
         return Err(Refusal::system("cannot write shim.json in the state directory", error));
@@ -160,12 +160,6 @@ fn refused_exec(spec: &Spec, error: &io::Error) -> Refusal {
 /// 0 for one that is gone already: then it is not found alive, which is the truth.
 fn start_ticks(pid: u32) -> u64 {
     procfs::stat(pid).map_or(0, |stat| stat.start_ticks)
-}
-
-impl Shim {
-    fn write<T: serde::Serialize>(&self, name: &str, record: &T) -> io::Result<()> {
-        durable::write(&self.dir.0.join(name), &serde_json::to_vec(record)?, 0o600)
-    }
 }
 
 fn answer(answer: &Answer) {

@@ -4,9 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use trundle_core::event::{Exit, RefusalCode};
+
+use crate::sweep::Process;
 
 /// Everything a shim needs to know, on its standard input.
 #[derive(Serialize, Deserialize)]
@@ -55,6 +58,16 @@ pub(crate) struct ShimRecord {
     pub address: String,
 }
 
+impl ShimRecord {
+    pub fn shim(&self) -> Process {
+        Process { pid: self.shim_pid, start_ticks: self.shim_start_ticks }
+    }
+
+    pub fn child(&self) -> Process {
+        Process { pid: self.child_pid, start_ticks: self.child_start_ticks }
+    }
+}
+
 /// `exit.json`: the process ended, and nothing of it was left when this was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ExitRecord {
@@ -67,6 +80,16 @@ pub(crate) struct ExitRecord {
 }
 
 impl ExitRecord {
+    pub fn now(code: Option<i32>, signal: Option<i32>) -> Self {
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            code,
+            signal,
+            at_unix_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            oom_killed: false,
+        }
+    }
+
     pub fn exit(&self) -> Exit {
         Exit { code: self.code, signal: self.signal }
     }

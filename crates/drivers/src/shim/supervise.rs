@@ -2,7 +2,7 @@
 //!
 //! Invariant: `exit.json` is written only after nothing of the instance was found any more, or after patience ended.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitOptions, WaitStatus, wait};
@@ -30,15 +30,10 @@ impl Shim {
         if oom_killed {
             self.log.write(b"trundle: the kernel killed this process: out of memory\n");
         }
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let record = ExitRecord {
-            code: status.and_then(WaitStatus::exit_status),
-            signal,
-            at_unix_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
-            oom_killed,
-        };
+        let code = status.and_then(WaitStatus::exit_status);
+        let record = ExitRecord { oom_killed, ..ExitRecord::now(code, signal) };
         // Without the record the daemon reports an end that nobody saw, which is then the truth.
-        i32::from(self.write(InstanceDir::EXIT, &record).is_err())
+        i32::from(self.dir.write(InstanceDir::EXIT, &record).is_err())
     }
 
     fn pump_until_exit(&mut self) -> Option<WaitStatus> {
@@ -108,8 +103,8 @@ impl Shim {
         let marks = Marks {
             name: self.name.clone(),
             state_dir: self.state_dir.clone(),
-            shim: Some(me),
-            session: Some(self.record.child_pid),
+            shim: Some(self.record.shim()),
+            leader: Some(self.record.child()),
         };
         let left = marks.kill(Some(me), KILL_PATIENCE);
         self.reap();
