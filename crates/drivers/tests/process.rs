@@ -54,7 +54,11 @@ fn an_instance_starts_with_nothing_of_its_parents_but_what_it_was_given() {
     let shim_fds = open(shim);
     assert!(shim_fds[..3].iter().all(|(_, path)| path.to_str() == Some("/dev/null")), "{shim_fds:?}");
     assert_eq!(std::fs::read_link(format!("/proc/{shim}/cwd")).unwrap().to_str(), Some("/"));
-    let env = world.log("2-1").into_iter().find(|line| line.starts_with("env ")).unwrap();
+    let mut env = String::new();
+    eventually("its environment in the log", || {
+        env = world.log("2-1").into_iter().find(|line| line.starts_with("env ")).unwrap_or_default();
+        !env.is_empty()
+    });
     for name in
         ["PATH", "PORT", "GREETING", "TRUNDLE_APP", "TRUNDLE_VERSION", "TRUNDLE_REVISION", "TRUNDLE_INSTANCE"]
     {
