@@ -1,0 +1,120 @@
+//! `trundle init`: writes a `trundle.toml` that says what every key does.
+//!
+//! It must never overwrite a file.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use trundle_core::ids::AppName;
+
+const FILE: &str = "trundle.toml";
+
+/// The exit code: 0 if the file was written, else 1.
+pub fn run(dir: &Path) -> i32 {
+    // Nobody is left to be told when the pipe is closed; the exit code says it all.
+    match write_template(dir) {
+        Ok(path) => {
+            let _ = write!(std::io::stdout(), "{}", next_steps(&path));
+            0
+        }
+        Err(refusal) => {
+            let _ = writeln!(std::io::stderr(), "{refusal}");
+            1
+        }
+    }
+}
+
+/// Where it was written, or why it was not.
+pub fn write_template(dir: &Path) -> Result<PathBuf, String> {
+    let path = dir.join(FILE);
+    let text = TEMPLATE.replace("@NAME@", name_for(dir).as_str());
+    let file = OpenOptions::new().write(true).create_new(true).open(&path);
+    match file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all())) {
+        Ok(()) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let hint = "edit it and check it with `trundle validate`, or move it away first";
+            Err(format!("error: {} is there already, and was not touched\nhint: {hint}", path.display()))
+        }
+        Err(error) => {
+            let hint = "check that the folder is there and may be written to";
+            Err(format!("error: cannot write {}: {error}\nhint: {hint}", path.display()))
+        }
+    }
+}
+
+fn next_steps(path: &Path) -> String {
+    format!(
+        "wrote {}\nnext: write your command into it, then\n  trundle validate    checks it\n  trundle plan        shows what a deploy would do\n  trundle deploy      does it\n",
+        path.display()
+    )
+}
+
+/// The name of the folder, as far as it can be the name of an app.
+fn name_for(dir: &Path) -> AppName {
+    let folder =
+        dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().to_lowercase()));
+    let plain: String = folder
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .skip_while(|c| !c.is_ascii_alphabetic())
+        .take(40)
+        .collect();
+    let fallback = || "web".parse().expect("\"web\" keeps the rule of app names");
+    plain.trim_end_matches('-').parse().unwrap_or_else(|_| fallback())
+}
+
+const TEMPLATE: &str = r#"# What runs, and how a new version replaces the old one. Check it with `trundle validate`.
+# A key that is commented out shows its default or an example.
+
+name = "@NAME@"                     # part of instance names, such as @NAME@-2-3
+version = "1.0"                   # a label for people; `--set version=1.1` says it from outside
+replicas = 2                      # how many instances serve (default 1)
+
+[run]
+# No shell: a program and its arguments. {port}, {version}, {revision} and {instance} are filled in; {{ is a brace.
+command = ["./server", "--port", "{port}"]
+cwd = "."                         # seen from this file, as every path here
+# env = { GREETING = "hello" }    # texts only; PORT and TRUNDLE_* are set for you
+# env_file = ".env"               # lines of KEY=VALUE; the values are sealed on disk
+# secrets = ["DATABASE_URL"]      # taken from the environment of `trundle deploy`, and never shown
+# artifact = "dist"               # a file or folder that is copied and run from there, so that old versions stay runnable
+stop_signal = "SIGTERM"           # asks an instance to end, once its last request is done
+port = "auto"                     # a free one for each instance; a number means one replica, stopped first
+
+[listen]                          # leave the table out for a worker that takes no requests
+http = "127.0.0.1:8080"           # where clients come in
+# unix = "web.sock"               # or a Unix socket, behind nginx
+# trusted_proxies = ["unix"]      # whose X-Forwarded-* is believed: addresses, networks, "unix"
+version_header = "X-App-Version"  # says on every answer which version gave it; "" turns it off
+
+# When may an instance get requests? Without this table: as soon as its port takes a connection.
+# [health.startup] and [health.live] are written alike: until the first success, and all the time after it.
+# [health.ready]
+# http = "/ready"                 # or tcp = true, or exec = ["./check", "{port}"] (exit 0 is good)
+# status = 200                    # the one that is expected; default: any of 200 to 299
+# body = "ok"                     # a text that the answer must contain
+# headers = { Host = "example.com" }
+# interval = "1s"
+# timeout = "1s"
+# rise = 1                        # good answers in a row until it counts as up
+# fall = 3                        # bad answers in a row until it counts as down
+# eager = true                    # while starting, ask more often than interval, so that no time is lost
+
+[rollout]
+strategy = "rolling"              # a few instances at a time
+max_surge = "25%"                 # how many more than replicas may run meanwhile; rounded up
+max_unavailable = "25%"           # how many fewer may serve meanwhile; rounded down
+# batch = 2                       # replace in groups of so many; without it, a continuous flow
+# delay = "0s"                    # a pause between groups
+# order = "start-first"           # or "stop-first": which of the two bounds is used when they are not written
+bake_time = "0s"                  # watch the finished rollout this long before it counts as done
+min_healthy_time = "0s"           # ready for this long counts as available
+healthy_deadline = "5m"           # an instance that is not ready by then has failed
+progress_deadline = "10m"         # a rollout that gets no further for this long has failed
+on_failure = "pause"              # or "rollback"
+max_failures = 1                  # so many failed instances end the patience; a count or a percentage
+drain_timeout = "30s"             # how long requests may take to finish before their instance is stopped
+stop_grace_period = "10s"         # from stop_signal to SIGKILL
+"#;

@@ -1,0 +1,69 @@
+//! The top of the file: the name, the version, how many; and the tables under it, put together.
+
+use std::path::Path;
+
+use trundle_core::ids::{AppName, VersionLabel};
+use trundle_core::revision::{Health, Port};
+use trundle_core::settings::{AppSettings, MAX_REPLICAS};
+use trundle_drivers::prepare::Draft;
+
+use super::environment::{self, Caller};
+use super::section::Section;
+use super::{Secrets, health, listen, rollout, run, value};
+
+/// What is None has a problem told.
+pub struct App {
+    pub name: Option<AppName>,
+    pub settings: AppSettings,
+    pub draft: Option<Draft>,
+}
+
+pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'_>) -> App {
+    let name = top.require("name", value::name);
+    let version = top.require("version", value::name);
+    let replicas = top.get("replicas", value::whole(0, MAX_REPLICAS)).unwrap_or(1);
+    let run_section = top.table("run");
+    if !top.has("run") {
+        let hint = "write: [run] and under it command = [\"./server\", \"--port\", \"{port}\"]";
+        top.refuse("run.command", "run.command is missing".to_owned(), hint);
+    }
+    let port = run_section.as_ref().map_or(Port::Auto, run::read_port);
+    if let Port::Fixed(port) = port {
+        let note = format!(
+            "run.port is fixed at {port}: each rollout stops the instance before it starts the new one"
+        );
+        top.findings.note(note);
+    }
+    let listen = top.table("listen").map(|section| listen::read(&section, folder, port));
+    let health = health::read(top, listen.is_some());
+    let rollout = rollout::read(top.table("rollout").as_ref());
+    let environment = run_section.as_ref().map(|section| environment::read(section, folder, secrets, caller));
+    let run = run_section.zip(environment).and_then(|(section, environment)| {
+        Some((run::read(&section, folder, &environment.path_variable)?, environment))
+    });
+    let settings = AppSettings { replicas, rollout, listen, fixed_port: matches!(port, Port::Fixed(_)) };
+    let draft =
+        version.zip(run).map(|(version, (run, environment))| draft(version, run, environment, port, health));
+    App { name, settings, draft }
+}
+
+fn draft(
+    version: VersionLabel,
+    run: run::Run,
+    environment: environment::Environment,
+    port: Port,
+    health: Health,
+) -> Draft {
+    Draft {
+        version,
+        command: run.command,
+        cwd: run.cwd,
+        env: environment.env,
+        env_file: environment.env_file,
+        secrets: environment.secrets,
+        artifact: run.artifact,
+        stop_signal: run.stop_signal,
+        port,
+        health,
+    }
+}

@@ -1,0 +1,73 @@
+//! Durations as people write them: `250ms`, `1s`, `5m`, `1h30m`. Never a number without a unit.
+
+use trundle_core::Millis;
+
+/// A year: longer is a mistake.
+const LONGEST_MS: Millis = 365 * 24 * 3_600_000;
+
+/// Milliseconds, or what is wrong with the text.
+pub fn parse(text: &str) -> Result<Millis, &'static str> {
+    const SHAPE: &str = "is not a duration";
+    let mut rest = text;
+    let mut total: Millis = 0;
+    let mut largest_left = Millis::MAX;
+    if rest.is_empty() {
+        return Err(SHAPE);
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        if number.is_empty() {
+            return Err(SHAPE);
+        }
+        let unit_ms: Millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "" if tail.is_empty() => return Err("has no unit"),
+            _ => return Err(SHAPE),
+        };
+        // Larger units first, each once: "30m1h" and "1s1s" are slips.
+        if unit_ms >= largest_left {
+            return Err(SHAPE);
+        }
+        largest_left = unit_ms;
+        let part = number.parse::<Millis>().ok().and_then(|n| n.checked_mul(unit_ms));
+        total = part
+            .and_then(|part| total.checked_add(part))
+            .filter(|t| *t <= LONGEST_MS)
+            .ok_or("is longer than a year")?;
+        rest = tail;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_units_and_nothing_else() {
+        for (text, expect) in [
+            ("250ms", Ok(250)),
+            ("0s", Ok(0)),
+            ("1h30m", Ok(5_400_000)),
+            ("1m1s1ms", Ok(61_001)),
+            ("5", Err("has no unit")),
+            ("1m5", Err("has no unit")),
+            ("", Err("is not a duration")),
+            ("-1s", Err("is not a duration")),
+            ("1.5s", Err("is not a duration")),
+            ("1 s", Err("is not a duration")),
+            ("30m1h", Err("is not a duration")),
+            ("1d", Err("is not a duration")),
+            ("9999h", Err("is longer than a year")),
+            ("99999999999999999999s", Err("is longer than a year")),
+        ] {
+            assert_eq!(parse(text), expect, "{text:?}");
+        }
+    }
+}

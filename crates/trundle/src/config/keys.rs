@@ -1,0 +1,119 @@
+//! The keys a file may have, each with an example: the one list behind "unknown key" and behind every hint.
+
+use super::similar;
+
+/// Table → its keys, each with a value as it may be written. Tables are written `[name]`.
+const KEYS: &[(&str, &[(&str, &str)])] = &[
+    (
+        "",
+        &[
+            ("name", "\"web\""),
+            ("version", "\"3.1\""),
+            ("replicas", "8"),
+            ("run", "[run]"),
+            ("listen", "[listen]"),
+            ("health", "[health.ready]"),
+            ("rollout", "[rollout]"),
+        ],
+    ),
+    (
+        "run",
+        &[
+            ("command", "[\"./server\", \"--port\", \"{port}\"]"),
+            ("cwd", "\".\""),
+            ("env", "{ GREETING = \"hello\" }"),
+            ("env_file", "\".env\""),
+            ("artifact", "\"dist\""),
+            ("secrets", "[\"DATABASE_URL\"]"),
+            ("stop_signal", "\"SIGTERM\""),
+            ("port", "\"auto\""),
+        ],
+    ),
+    (
+        "listen",
+        &[
+            ("http", "\"127.0.0.1:8080\""),
+            ("unix", "\"web.sock\""),
+            ("trusted_proxies", "[\"127.0.0.1/32\", \"unix\"]"),
+            ("version_header", "\"X-App-Version\""),
+        ],
+    ),
+    ("health", &[("startup", "[health.startup]"), ("ready", "[health.ready]"), ("live", "[health.live]")]),
+    ("health.startup", CHECK),
+    ("health.ready", CHECK),
+    ("health.live", CHECK),
+    (
+        "rollout",
+        &[
+            ("strategy", "\"rolling\""),
+            ("max_surge", "\"25%\""),
+            ("max_unavailable", "1"),
+            ("batch", "2"),
+            ("delay", "\"0s\""),
+            ("order", "\"start-first\""),
+            ("bake_time", "\"0s\""),
+            ("min_healthy_time", "\"0s\""),
+            ("healthy_deadline", "\"5m\""),
+            ("progress_deadline", "\"10m\""),
+            ("on_failure", "\"pause\""),
+            ("max_failures", "1"),
+            ("drain_timeout", "\"30s\""),
+            ("stop_grace_period", "\"10s\""),
+            ("history_limit", "10"),
+        ],
+    ),
+];
+
+const CHECK: &[(&str, &str)] = &[
+    ("http", "\"/ready\""),
+    ("tcp", "true"),
+    ("exec", "[\"./check\", \"{port}\"]"),
+    ("status", "200"),
+    ("body", "\"ok\""),
+    ("headers", "{ Host = \"example.com\" }"),
+    ("interval", "\"1s\""),
+    ("timeout", "\"1s\""),
+    ("rise", "1"),
+    ("fall", "3"),
+    ("eager", "true"),
+];
+
+fn keys_of(table: &str) -> &'static [(&'static str, &'static str)] {
+    KEYS.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| *keys)
+}
+
+pub fn is_known(table: &str, key: &str) -> bool {
+    keys_of(table).iter().any(|(known, _)| *known == key)
+}
+
+/// `replicas = 8`, or the header of a table.
+pub fn example(table: &str, key: &str) -> String {
+    match keys_of(table).iter().find(|(known, _)| *known == key) {
+        Some((_, header)) if header.starts_with("[") && !header.contains('"') => (*header).to_owned(),
+        Some((_, value)) => format!("{key} = {value}"),
+        None => key.to_owned(),
+    }
+}
+
+/// What to do about a key that is not known there.
+pub fn hint_for_unknown(table: &str, key: &str) -> String {
+    let known = keys_of(table).iter().map(|(known, _)| *known);
+    if let Some(near) = similar::nearest(key, known.clone()) {
+        return format!("did you mean `{near}`?");
+    }
+    let elsewhere: Vec<_> = KEYS
+        .iter()
+        .filter(|(other, _)| *other != table && is_known(other, key))
+        .map(|(other, _)| {
+            if other.is_empty() {
+                "at the top, before the first table".to_owned()
+            } else {
+                format!("under [{other}]")
+            }
+        })
+        .collect();
+    if !elsewhere.is_empty() {
+        return format!("it belongs {}: move it there", elsewhere.join(" or "));
+    }
+    format!("the keys here are: {}", known.collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,118 @@
+//! `[listen]`: where clients come in. What the proxy would refuse is refused here, by the proxy's own rule.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use trundle_core::revision::Port;
+use trundle_core::settings::Listen;
+use trundle_proxy::table;
+
+use super::node::Node;
+use super::section::Section;
+use super::source::shown;
+use super::value::{self, Wrong};
+
+const DEFAULT_VERSION_HEADER: &str = "X-App-Version";
+/// What the kernel takes for the path of a Unix socket, without its closing NUL.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
+    let http = section.get("http", address);
+    if let (Some(address), Port::Fixed(port)) = (http, port)
+        && collides(address, port)
+    {
+        let message = format!("{address} and run.port are the same port: the app could not take it");
+        section.refuse("http", message, "give run.port another number, or use port = \"auto\"");
+    }
+    let unix = section.get("unix", |node| socket_path(node, folder));
+    if let Some(parent) =
+        unix.as_deref().and_then(|path| Path::new(path).parent()).filter(|parent| !parent.is_dir())
+    {
+        section.findings.note(format!("the folder of listen.unix is not there yet: {}", parent.display()));
+    }
+    if !section.has("http") && !section.has("unix") {
+        let hint = "add http = \"127.0.0.1:8080\" or unix = \"web.sock\"; leave [listen] out for an app without requests";
+        section.refuse("", "[listen] says nowhere to listen".to_owned(), hint);
+    }
+    let trusted_proxies = section.get("trusted_proxies", value::texts).unwrap_or_default();
+    for (index, entry) in trusted_proxies.iter().enumerate() {
+        if refused_by_proxy(|app| app.trusted_proxies = vec![entry.clone()]) {
+            let message = format!("\"{}\" is neither an address, nor a network, nor \"unix\"", shown(entry));
+            section.refuse_item(
+                "trusted_proxies",
+                index,
+                message,
+                "write it like \"10.0.0.0/8\", \"::1\" or \"unix\"",
+            );
+        }
+    }
+    let version_header =
+        section.get("version_header", header).unwrap_or_else(|| DEFAULT_VERSION_HEADER.to_owned());
+    Listen {
+        http: http.map(|address| address.to_string()),
+        unix,
+        trusted_proxies,
+        version_header: (!version_header.is_empty()).then_some(version_header),
+    }
+}
+
+fn address(node: &Node) -> Result<SocketAddr, Wrong> {
+    let text = value::text(node)?;
+    let refused = |why: &str, hint: String| Err(Wrong::Value(format!("\"{}\" {why}", shown(&text)), hint));
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            refused("has port 0, which nobody could find", "write a port of 1 to 65535".to_owned())
+        }
+        Ok(address) => Ok(address),
+        Err(_) => {
+            let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+            let port = port.filter(|port| *port > 0).unwrap_or(8080);
+            let hint = format!(
+                "write \"127.0.0.1:{port}\" for this machine only, \"0.0.0.0:{port}\" for every address of it"
+            );
+            refused("is not an address with a port", hint)
+        }
+    }
+}
+
+/// Instances answer on 127.0.0.1.
+fn collides(address: SocketAddr, port: u16) -> bool {
+    let ip = address.ip().to_canonical();
+    address.port() == port && (ip.is_unspecified() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn socket_path(node: &Node, folder: &Path) -> Result<String, Wrong> {
+    let path = super::absolute(folder, &value::text_up_to(4096)(node)?);
+    let length = path.as_os_str().as_bytes().len();
+    if length > UNIX_PATH_BYTES_MAX {
+        let message = format!(
+            "the path of the socket has {length} bytes, at most {UNIX_PATH_BYTES_MAX} are possible: {}",
+            path.display()
+        );
+        return Err(Wrong::Value(message, "use a shorter one, such as /run/trundle/web.sock".to_owned()));
+    }
+    Ok(path.to_string_lossy().into_owned())
+}
+
+fn header(node: &Node) -> Result<String, Wrong> {
+    let name = value::text(node)?;
+    if !name.is_empty() && refused_by_proxy(|app| app.version_header = Some(name.clone())) {
+        let hint = "write it like \"X-App-Version\", or \"\" to turn it off".to_owned();
+        return Err(Wrong::Value(format!("\"{}\" is not the name of a header", shown(&name)), hint));
+    }
+    Ok(name)
+}
+
+fn refused_by_proxy(change: impl FnOnce(&mut table::App)) -> bool {
+    let mut app = table::App {
+        app: "app".to_owned(),
+        listen: Vec::new(),
+        trusted_proxies: Vec::new(),
+        version_header: None,
+        limits: table::Limits::default(),
+        endpoints: Vec::new(),
+    };
+    change(&mut app);
+    table::Table { protocol: table::PROTOCOL, epoch: 1, number: 1, apps: vec![app] }.validate().is_err()
+}

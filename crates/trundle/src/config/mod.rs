@@ -1,0 +1,116 @@
+//! `trundle.toml`: from the file and the flags to what shall run and how it shall roll.
+//!
+//! It reads the file system and the given environment, and changes nothing. It must never show a value of a secret
+//! or of `env_file`. Code map: [`source`] text, [`node`] the tree, [`sets`] the flags over it, [`section`] and
+//! [`value`] typed reading, one file for each table, [`findings`] what was found on the way.
+
+mod app;
+mod duration;
+mod env_file;
+mod environment;
+mod findings;
+mod health;
+mod keys;
+mod listen;
+mod node;
+mod problem;
+mod program;
+mod rollout;
+mod run;
+mod section;
+mod sets;
+mod similar;
+mod source;
+mod syntax;
+mod value;
+
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+
+use toml::de::DeTable;
+use trundle_core::ids::AppName;
+use trundle_core::settings::AppSettings;
+use trundle_drivers::prepare::Draft;
+
+use findings::Findings;
+use section::Section;
+use source::{Source, Unreadable};
+
+pub use duration::parse as parse_duration;
+pub use problem::{ConfigError, Look, Problem};
+
+/// A configuration that can be deployed. No `Debug`: the draft holds values that are not to be seen.
+pub struct Loaded {
+    /// Absolute.
+    pub path: PathBuf,
+    pub name: AppName,
+    pub settings: AppSettings,
+    pub draft: Draft,
+    /// What is not wrong, but good to know.
+    pub notes: Vec<String>,
+}
+
+/// What a secret that is not in the environment means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// A problem: it is about to be deployed.
+    Require,
+    /// A note; the draft is then without it.
+    Optional,
+}
+
+/// Reads and judges everything; `sets` are the `--set` flags, `env` answers for the caller's environment.
+/// The error holds every problem, not only the first.
+pub fn load(
+    path: &Path,
+    sets: &[(String, String)],
+    secrets: Secrets,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Loaded, ConfigError> {
+    let source = Source::read(path).map_err(|unreadable| no_file(path, unreadable))?;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let findings = Findings::new(&source);
+    let (parsed, errors) = DeTable::parse_recoverable(&source.text);
+    if !errors.is_empty() {
+        syntax::report(&errors, &findings, |byte| source.line_column(byte).0);
+        return findings.finish(None);
+    }
+    let mut tree = node::of_file(parsed.get_ref());
+    sets::apply(&mut tree, sets, &findings);
+    let app = app::read(&Section::top(&tree, &findings), folder, secrets, env);
+    for problem in app.settings.problems() {
+        findings.refuse_setting(&tree, problem);
+    }
+    let app::App { name, settings, draft } = app;
+    let loaded =
+        name.zip(draft).map(|(name, draft)| Loaded { path, name, settings, draft, notes: Vec::new() });
+    findings.finish(loaded)
+}
+
+fn no_file(path: &Path, unreadable: Unreadable) -> ConfigError {
+    let hint = unreadable.hint.unwrap_or("`trundle init` writes one; `-f FILE` names another");
+    let problem = Problem {
+        file: path.display().to_string(),
+        line: unreadable.line,
+        column: None,
+        key: None,
+        message: unreadable.message,
+        hint: hint.to_owned(),
+        span: None,
+    };
+    ConfigError::new(path.display().to_string(), String::new(), vec![problem])
+}
+
+/// `path` seen from `folder`, without `.` and `..`, as people read it and as the driver will: links are not looked at.
+fn absolute(folder: &Path, path: &str) -> PathBuf {
+    let mut absolute = PathBuf::new();
+    for part in folder.join(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(absolute.pop()),
+            part => absolute.push(part),
+        }
+    }
+    absolute
+}

@@ -1,0 +1,144 @@
+//! The command: whether its program can be run from where it will be run, and whether its placeholders are known.
+//!
+//! Nothing is started and no link is resolved here.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::section::Section;
+use super::similar;
+use super::source::shown;
+
+const ARGUMENTS_MAX: usize = 1_000;
+const ARGUMENT_BYTES_MAX: usize = 4_096;
+const PLACEHOLDERS: [&str; 4] = ["port", "version", "revision", "instance"];
+
+/// Message and hint.
+pub type Refusal = (String, String);
+
+/// Whether every brace of an argument is a placeholder or a doubled one.
+pub fn check_placeholders(text: &str) -> Result<(), Refusal> {
+    const LIST: &str =
+        "{port}, {version}, {revision} and {instance} are filled in; a brace is written {{ or }}";
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        let tail = &rest[at..];
+        if let Some(after) = tail.strip_prefix("{{").or_else(|| tail.strip_prefix("}}")) {
+            rest = after;
+            continue;
+        }
+        let Some((name, after)) = tail.strip_prefix('{').and_then(|tail| tail.split_once('}')) else {
+            return Err((format!("a brace in \"{}\" has no partner", shown(text)), LIST.to_owned()));
+        };
+        if !PLACEHOLDERS.contains(&name) {
+            let near = similar::nearest(name, PLACEHOLDERS).map(|near| format!("did you mean {{{near}}}? "));
+            let hint = format!("{}{LIST}", near.unwrap_or_default());
+            return Err((format!("unknown placeholder {{{}}}", shown(name)), hint));
+        }
+        rest = after;
+    }
+    Ok(())
+}
+
+/// Whether every argument can be given to a program, and its placeholders filled in.
+pub fn check_arguments(section: &Section<'_>, key: &str, arguments: &[String]) {
+    if arguments.len() > ARGUMENTS_MAX {
+        let message =
+            format!("{} arguments are too many: at most {ARGUMENTS_MAX} are possible", arguments.len());
+        return section.refuse(key, message, "put them into a file that the program reads");
+    }
+    for (index, argument) in arguments.iter().enumerate() {
+        let result = if argument.len() > ARGUMENT_BYTES_MAX {
+            let message = format!(
+                "an argument of {} bytes is too long: at most {ARGUMENT_BYTES_MAX} are possible",
+                argument.len()
+            );
+            Err((message, "put it into a file that the program reads".to_owned()))
+        } else {
+            check_placeholders(argument)
+        };
+        if let Err((message, hint)) = result {
+            section.refuse_item(key, index, message, hint);
+        }
+    }
+}
+
+/// Whether `program` can be run from `cwd`: a path with a slash, or a name in `path_variable`.
+pub fn check_program(program: &str, cwd: &Path, path_variable: &str) -> Result<(), Refusal> {
+    if program.contains(['{', '}']) {
+        let hint = "write its name in full; arguments may have placeholders".to_owned();
+        return Err((format!("the program itself cannot hold a placeholder: {}", shown(program)), hint));
+    }
+    if program.contains('/') {
+        check_file(program, &super::absolute(cwd, program))
+    } else {
+        check_name(program, cwd, path_variable)
+    }
+}
+
+/// Whether the file is there and may be executed; `written` is what people read.
+pub fn check_file(written: &str, path: &Path) -> Result<(), Refusal> {
+    let written = shown(written);
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            Err((format!("{written} is not a file"), "name the program itself".to_owned()))
+        }
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
+            Err((format!("{written} may not be executed"), format!("try: chmod +x {}", path.display())))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let hint = near_file(path).map_or_else(
+                || format!("it is looked for at {}: build it first, or correct the path", path.display()),
+                |near| format!("did you mean {near}? It is looked for at {}", path.display()),
+            );
+            Err((format!("there is no file {written}"), hint))
+        }
+        Err(error) => Err((format!("cannot use {written}: {error}"), format!("look at {}", path.display()))),
+    }
+}
+
+fn check_name(name: &str, cwd: &Path, path_variable: &str) -> Result<(), Refusal> {
+    let folders: Vec<PathBuf> = path_variable.split(':').map(|folder| cwd.join(folder)).collect();
+    if folders.iter().any(|folder| is_runnable(&folder.join(name))) {
+        return Ok(());
+    }
+    let near = || folders.iter().find_map(|folder| similar::nearest_in(folder, name, is_runnable));
+    let hint = if cwd.join(name).is_file() {
+        format!("to run the file beside it, write ./{}", shown(name))
+    } else if let Some(near) = near() {
+        format!("did you mean {near}?")
+    } else {
+        "install it, or write the path to it, such as ./server".to_owned()
+    };
+    Err((format!("there is no program {} in PATH", shown(name)), hint))
+}
+
+fn is_runnable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// A program with a similar name in the same folder, as it would be written.
+fn near_file(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    similar::nearest_in(path.parent()?, name, is_runnable).map(|near| format!("./{near}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_are_placeholders_or_doubled() {
+        for good in ["", "plain", "--port={port}", "{version}/{revision}/{instance}", "{{x}}", "{{{port}}}"] {
+            assert!(check_placeholders(good).is_ok(), "{good}");
+        }
+        let check = |text: &str| check_placeholders(text).unwrap_err();
+        assert_eq!(check("{prot}").0, "unknown placeholder {prot}");
+        assert!(check("{prot}").1.starts_with("did you mean {port}?"));
+        for bad in ["{", "}", "{port", "port}"] {
+            assert!(check(bad).0.contains("no partner"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What a good file is read as: every key, the defaults, the flags, and the file that `init` writes.
+
+use std::fs;
+use std::path::Path;
+
+use trundle_core::limits::{CountOrPercent, Order};
+use trundle_core::revision::{Port, Probe, StopSignal};
+use trundle_core::settings::{OnFailure, RolloutSettings};
+
+use crate::config::{self, Loaded, Secrets};
+use crate::{GOOD, PLAIN, folder, init, load};
+
+fn good(text: &str, sets: &[(&str, &str)]) -> Loaded {
+    let dir = folder();
+    load(dir.path(), text, sets, Secrets::Require).unwrap_or_else(|error| panic!("{}", error.rendered(PLAIN)))
+}
+
+const FULL: &str = r#"
+name = "web"
+version = "3.1"
+replicas = 8
+[run]
+command = ["./server", "--port={port}", "{{}}"]
+cwd = "dist/.."
+env = { GREETING = "hello" }
+env_file = ".env"
+artifact = "server"
+secrets = ["SET", "EMPTY"]
+stop_signal = "SIGINT"
+[listen]
+http = "[::]:80"
+unix = "web.sock"
+trusted_proxies = ["127.0.0.1/32", "unix"]
+version_header = ""
+[health.startup]
+exec = ["./check", "{port}"]
+[health.ready]
+http = "/ready?deep=1"
+status = 204
+body = "ok"
+headers = { Host = "example.com" }
+interval = "250ms"
+timeout = "2s"
+rise = 2
+fall = 5
+eager = false
+[health.live]
+tcp = true
+[rollout]
+strategy = "rolling"
+max_surge = 1
+max_unavailable = "50%"
+batch = 2
+delay = "1s"
+order = "stop-first"
+bake_time = "1m"
+min_healthy_time = "3s"
+healthy_deadline = "1m30s"
+progress_deadline = "1h"
+on_failure = "rollback"
+max_failures = "10%"
+drain_timeout = "1s"
+stop_grace_period = "0s"
+history_limit = 3
+"#;
+
+#[test]
+fn every_key_is_read() {
+    let dir = folder();
+    let loaded =
+        load(dir.path(), FULL, &[], Secrets::Require).unwrap_or_else(|e| panic!("{}", e.rendered(PLAIN)));
+    let rollout = RolloutSettings {
+        max_surge: Some(CountOrPercent::Count(1)),
+        max_unavailable: Some(CountOrPercent::Percent(50)),
+        batch: Some(2),
+        delay_ms: 1_000,
+        order: Some(Order::StopFirst),
+        bake_time_ms: 60_000,
+        min_healthy_time_ms: 3_000,
+        healthy_deadline_ms: 90_000,
+        progress_deadline_ms: 3_600_000,
+        on_failure: OnFailure::Rollback,
+        max_failures: CountOrPercent::Percent(10),
+        drain_timeout_ms: 1_000,
+        stop_grace_period_ms: 0,
+    };
+    assert_eq!(
+        (loaded.name.as_str(), loaded.settings.replicas, loaded.settings.fixed_port),
+        ("web", 8, false)
+    );
+    assert_eq!(loaded.settings.rollout, rollout);
+    let listen = loaded.settings.listen.unwrap();
+    assert_eq!(listen.http.as_deref(), Some("[::]:80"));
+    assert_eq!(listen.unix, Some(dir.path().join("web.sock").display().to_string()));
+    assert_eq!((listen.trusted_proxies.len(), listen.version_header), (2, None));
+    let draft = loaded.draft;
+    assert_eq!(draft.command, ["./server", "--port={port}", "{{}}"]);
+    assert_eq!(draft.cwd, dir.path());
+    assert_eq!(draft.env.into_values().collect::<Vec<_>>(), ["hello"]);
+    let env_file = draft.env_file.unwrap();
+    assert_eq!(env_file.into_values().collect::<Vec<_>>(), ["canary three", "canary two", "1"]);
+    assert_eq!(draft.secrets.keys().map(|key| key.as_str()).collect::<Vec<_>>(), ["EMPTY", "SET"]);
+    let artifact = draft.artifact.unwrap();
+    assert_eq!((artifact.path, artifact.as_written.as_str()), (dir.path().join("server"), "server"));
+    assert_eq!((draft.stop_signal, draft.port), (StopSignal::Int, Port::Auto));
+    let health = draft.health;
+    assert_eq!(health.startup.unwrap().probe, Probe::Exec(vec!["./check".into(), "{port}".into()]));
+    assert_eq!(health.live.unwrap().probe, Probe::Tcp);
+    let ready = health.ready;
+    assert_eq!(
+        (ready.interval_ms, ready.timeout_ms, ready.rise, ready.fall, ready.eager),
+        (250, 2_000, 2, 5, false)
+    );
+    let Probe::Http(http) = ready.probe else { panic!("{:?}", ready.probe) };
+    assert_eq!(
+        (http.path.as_str(), http.status, http.body.as_deref()),
+        ("/ready?deep=1", Some(204), Some("ok"))
+    );
+    assert_eq!(http.headers["Host"], "example.com");
+    let notes = loaded.notes.join("\n");
+    for part in
+        [".env:3: A is written again", "PORT in the environment", "EMPTY is set, but empty", "history_limit"]
+    {
+        assert!(notes.contains(part), "{part} in {notes}");
+    }
+    assert!(!notes.contains("canary"), "{notes}");
+}
+
+#[test]
+fn what_is_not_written_has_the_defaults_of_the_contract() {
+    let loaded = good(GOOD, &[]);
+    assert_eq!(loaded.settings.replicas, 1);
+    assert_eq!(loaded.settings.rollout, RolloutSettings::default());
+    assert_eq!(loaded.settings.listen, None);
+    assert!(loaded.draft.health.ready_assumed && loaded.draft.env_file.is_none());
+    assert_eq!((loaded.draft.stop_signal, loaded.draft.port), (StopSignal::Term, Port::Auto));
+    assert_eq!(loaded.draft.cwd, loaded.path.parent().unwrap());
+    assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+    let listen = good(&format!("{GOOD}[listen]\nhttp = \"127.0.0.1:80\""), &[]).settings.listen.unwrap();
+    assert_eq!(listen.version_header.as_deref(), Some("X-App-Version"));
+    let fixed = good(&format!("{GOOD}port = 80"), &[]);
+    assert_eq!((fixed.settings.fixed_port, fixed.draft.port), (true, Port::Fixed(80)));
+    assert_eq!(config::parse_duration("1m30s"), Ok(90_000));
+}
+
+#[test]
+fn flags_prevail_and_texts_need_no_quotes_there() {
+    let sets = [
+        ("version", "9"),
+        ("version", "3.10"),
+        ("replicas", "4"),
+        ("run.env.DB_POOL", "40"),
+        ("run.env.DEBUG", "true"),
+        ("run.env.QUOTED", "\"a b\""),
+        ("run.env.EMPTY", ""),
+        ("run.stop_signal", "SIGHUP"),
+        ("run.command", "[\"./server\", \"{port}\"]"),
+        ("rollout.max_surge", "50%"),
+        ("rollout.drain_timeout", "5s"),
+        ("health.ready.tcp", "true"),
+        ("listen.http", "127.0.0.1:80"),
+    ];
+    let loaded = good(GOOD, &sets);
+    assert_eq!((loaded.draft.version.as_str(), loaded.settings.replicas), ("3.10", 4));
+    let env: Vec<_> = loaded.draft.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(env, ["DB_POOL=40", "DEBUG=true", "EMPTY=", "QUOTED=a b"]);
+    assert_eq!(loaded.draft.command, ["./server", "{port}"]);
+    assert_eq!(loaded.draft.stop_signal, StopSignal::Hup);
+    let rollout = loaded.settings.rollout;
+    assert_eq!((rollout.max_surge, rollout.drain_timeout_ms), (Some(CountOrPercent::Percent(50)), 5_000));
+    assert!(!loaded.draft.health.ready_assumed && loaded.settings.listen.is_some());
+}
+
+#[test]
+fn programs_are_found_where_they_will_run() {
+    for text in [
+        GOOD.replace("./server", "sh"),
+        GOOD.replace("./server", "./app") + "artifact = \"dist\"",
+        GOOD.replace("./server", "./app") + "cwd = \"dist\"",
+        GOOD.replace("./server", "sh\", \"data.txt") + "artifact = \"data.txt\"",
+        GOOD.replace("./server", "server") + "env.PATH = \".\"",
+    ] {
+        good(&text, &[]);
+    }
+}
+
+#[test]
+fn a_missing_secret_is_a_note_unless_it_is_deployed() {
+    let dir = folder();
+    let text = format!("{GOOD}secrets = [\"DATABASE_URL\", \"SET\"]");
+    let loaded =
+        load(dir.path(), &text, &[], Secrets::Optional).unwrap_or_else(|e| panic!("{}", e.rendered(PLAIN)));
+    assert!(
+        loaded.notes.iter().any(|note| note.contains("DATABASE_URL is not set here")),
+        "{:?}",
+        loaded.notes
+    );
+    assert_eq!(loaded.draft.secrets.len(), 1);
+    assert!(load(dir.path(), &text, &[], Secrets::Require).is_err());
+}
+
+#[test]
+fn what_init_writes_is_good_and_says_the_defaults() {
+    let dir = folder();
+    let path = init::write_template(dir.path()).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let refused = init::write_template(dir.path()).unwrap_err();
+    assert!(refused.contains("was not touched") && refused.contains("hint: "), "{refused}");
+    assert!(init::write_template(Path::new("/no/such/folder")).unwrap_err().contains("hint: "));
+    let quarter = Some(CountOrPercent::Percent(25));
+    let defaults =
+        RolloutSettings { max_surge: quarter, max_unavailable: quarter, ..RolloutSettings::default() };
+    assert_eq!(good(&text, &[]).settings.rollout, defaults);
+    // Every example that is commented out is good too.
+    let all: String = text
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key)
+                if key.starts_with('[') && key.ends_with(']')
+                    || key.contains(" = ") && !key.contains("`") =>
+            {
+                key
+            }
+            _ => line,
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::copy(dir.path().join("server"), dir.path().join("dist/server")).unwrap();
+    let loaded =
+        load(dir.path(), &all, &[], Secrets::Optional).unwrap_or_else(|e| panic!("{}", e.rendered(PLAIN)));
+    let check = loaded.draft.health.ready;
+    assert_eq!(
+        (check.interval_ms, check.timeout_ms, check.rise, check.fall, check.eager),
+        (1_000, 1_000, 1, 3, true)
+    );
+}
