@@ -85,6 +85,21 @@ impl App {
     }
 }
 
+/// All apps of a journal, as they were when its last entry was written.
+pub fn fold_all(entries: &[Entry]) -> BTreeMap<AppName, App> {
+    let mut apps = BTreeMap::new();
+    for entry in entries {
+        fold(&mut apps, entry);
+    }
+    apps
+}
+
+fn fold(apps: &mut BTreeMap<AppName, App>, entry: &Entry) {
+    let app = apps.entry(entry.app.clone()).or_insert_with(|| App::new(entry.app.clone()));
+    app.state.apply(entry.at_ms, &entry.event);
+    app.chronicle.note(entry, &app.state);
+}
+
 impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     /// Reads the journal and begins a new epoch. Nothing is done before the first turn.
     ///
@@ -157,6 +172,9 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         }
         for name in &touched {
             self.route_the_ready(name);
+        }
+        self.router.publish();
+        for name in &touched {
             self.settle(now, wall_ms, name);
         }
         let entries = self.write();
@@ -166,6 +184,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                     self.act(&name);
                 }
             }
+            self.router.publish();
         }
         Turn { wake_at: self.wake_at(now), entries }
     }
@@ -177,7 +196,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                 if fact_is_conclusive(&fact) {
                     known.awaited.remove(&instance);
                 }
-                if known.state.instance(instance).is_some() {
+                if known.state.is_news(instance, &fact) {
                     self.record(now, wall_ms, &app, Event::Observed { instance, fact });
                     touched.insert(app);
                 }
@@ -279,9 +298,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     }
 
     fn fold(&mut self, entry: &Entry) {
-        let app = self.apps.entry(entry.app.clone()).or_insert_with(|| App::new(entry.app.clone()));
-        app.state.apply(entry.at_ms, &entry.event);
-        app.chronicle.note(entry, &app.state);
+        fold(&mut self.apps, entry);
         self.last_n = entry.n;
     }
 

@@ -95,6 +95,9 @@ pub struct Routes<'a> {
 pub trait Router {
     fn set(&mut self, routes: &Routes<'_>);
 
+    /// What was set since the last call goes out now, as one table.
+    fn publish(&mut self);
+
     /// What was counted for the app until now; None when nobody can tell at the moment.
     fn counts(&mut self, app: &AppName) -> Option<Requests>;
 }

@@ -105,6 +105,7 @@ impl Router for Table {
             world.reports.push(Report::Seen { app: app(), instance: route.instance, fact });
         }
     }
+    fn publish(&mut self) {}
     fn counts(&mut self, _: &AppName) -> Option<Requests> {
         Some(Requests::default())
     }

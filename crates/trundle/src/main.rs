@@ -1,1 +1,24 @@
-fn main() {}
+//! The one binary. Its small processes are told apart before anything else is set up, so that they stay small.
+
+mod api;
+mod cli;
+mod clock;
+mod config;
+mod daemon;
+mod exit;
+mod state_dir;
+mod term;
+
+use std::ffi::OsString;
+
+fn main() {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let word = |n: usize| args.get(n).and_then(|a| a.to_str());
+    let code = match (word(0), word(1)) {
+        (Some("shim"), Some("proxy")) => cli::internal::holder(&args[2..]),
+        (Some("shim"), _) => trundle_drivers::run_shim(&args[1..]),
+        (Some("proxy"), _) => cli::internal::proxy(&args[1..]),
+        _ => cli::run(),
+    };
+    std::process::exit(code);
+}

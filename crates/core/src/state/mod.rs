@@ -11,6 +11,7 @@ mod timers;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Millis;
+use crate::event::Fact;
 use crate::ids::{AppName, InstanceKey, RevisionNumber, RolloutId};
 use crate::limits::Budget;
 use crate::revision::Revision;
@@ -144,6 +145,23 @@ impl AppState {
     }
     pub fn book(&self, number: RevisionNumber) -> Option<&Book> {
         self.books.get(&number)
+    }
+    /// Whether a fact tells anything that the state does not say already: only then is it worth a record.
+    pub fn is_news(&self, key: InstanceKey, fact: &Fact) -> bool {
+        let Some(instance) = self.instance(key) else { return false };
+        let phase = instance.phase();
+        match fact {
+            Fact::Started { incarnation, .. } => {
+                instance.incarnation() != Some(incarnation) || matches!(phase, Phase::Intended | Phase::Unknown)
+            }
+            Fact::Ready => matches!(phase, Phase::Intended | Phase::Starting | Phase::Unready | Phase::Unknown),
+            Fact::Unready => phase == Phase::Ready,
+            Fact::Routed(routed) => phase == Phase::Ready && instance.is_routed() != *routed,
+            Fact::Drained { .. } => phase == Phase::Draining && instance.drained().is_none(),
+            Fact::NotLive | Fact::StartRefused { .. } | Fact::Unknown => phase.is_held(),
+            Fact::Exited(_) => !(phase == Phase::Failed && instance.has_exited()),
+            Fact::Gone => true,
+        }
     }
     /// Whether any instance stands between the two keys, in key order.
     pub fn has_instance_between(&self, from: InstanceKey, to: InstanceKey) -> bool {

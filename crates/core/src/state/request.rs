@@ -1,6 +1,8 @@
 //! What people may ask for, checked against the state: either the commands to journal, or a refusal that says why and
 //! what to do. Nothing is changed here.
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::{Command, RolloutKind};
 use crate::ids::{RevisionNumber, RolloutId};
 use crate::revision::{Revision, Template};
@@ -9,7 +11,8 @@ use crate::settings::AppSettings;
 use super::AppState;
 use super::rollout::RolloutState;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     Deploy(Box<DeployRequest>),
     Pause,
@@ -22,7 +25,7 @@ pub enum Request {
     Down,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployRequest {
     pub template: Template,
     pub settings: AppSettings,

@@ -1,0 +1,263 @@
+//! Serves the API: few routes, each either a look at the engine or one request to it.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, broadcast, mpsc};
+use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::state::Request;
+use trundle_engine::Input;
+use trundle_engine::view::{self, Line, Status};
+
+use super::types::{Ask, DaemonInfo, Problem, StatusLine, StatusWord, Told, Watched};
+use crate::clock;
+use crate::daemon::{DaemonError, Handle, Message, Traffic};
+
+/// Between two looks for a watcher.
+const STATUS_EVERY: Duration = Duration::from_millis(100);
+/// A `down` of everything waits this long for the last instance.
+const LONGEST_DOWN: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Told by a signal: instances and proxy live on.
+    Signal,
+    /// Everything was taken down.
+    Down,
+}
+
+#[derive(Clone)]
+struct Served {
+    handle: Handle,
+    traffic: Traffic,
+    down: Arc<Notify>,
+}
+
+/// Opens the socket, 0600. A stale file is replaced; the socket of a living daemon is never stolen.
+///
+/// # Errors
+/// When a daemon answers there, or the system refuses.
+pub fn bind(path: &Path) -> Result<UnixListener, DaemonError> {
+    let fail = |source| DaemonError::System { what: "cannot open the daemon's socket", source };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(DaemonError::ForeignSocket(path.to_owned()));
+    }
+    // We hold the lock of the state directory and nobody answers: what is left is of a daemon that was killed.
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh).map_err(fail)?;
+    std::fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(fail)?;
+    std::fs::rename(&fresh, path).map_err(fail)?;
+    Ok(listener)
+}
+
+pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, _state_dir: PathBuf) -> Ended {
+    let down = Arc::new(Notify::new());
+    let served = Served { handle, traffic, down: down.clone() };
+    let routes = Router::new()
+        .route("/v1/daemon", get(daemon))
+        .route("/v1/down", post(down_all))
+        .route("/v1/apps", get(statuses))
+        .route("/v1/apps/{app}", get(status).post(ask))
+        .route("/v1/apps/{app}/history", get(history))
+        .route("/v1/apps/{app}/watch", get(watch))
+        .with_state(served);
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return Ended::Signal;
+    };
+    tokio::select! {
+        _ = axum::serve(listener, routes) => Ended::Signal,
+        _ = term.recv() => Ended::Signal,
+        _ = int.recv() => Ended::Signal,
+        () = down.notified() => Ended::Down,
+    }
+}
+
+type Answer<T> = Result<Json<T>, Response>;
+
+fn problem(status: StatusCode, error: String) -> Response {
+    (status, Json(Problem { error, refused: status == StatusCode::CONFLICT })).into_response()
+}
+
+fn app_name(text: &str) -> Result<AppName, Response> {
+    text.parse().map_err(|e: trundle_core::ids::BadName| problem(StatusCode::BAD_REQUEST, e.to_string()))
+}
+
+fn ended() -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending; try again".to_owned())
+}
+
+async fn daemon(State(served): State<Served>) -> Answer<DaemonInfo> {
+    let apps = served.handle.look(|engine| engine.apps().keys().map(ToString::to_string).collect()).await;
+    let release = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(Json(DaemonInfo { pid: std::process::id(), release, apps: apps.ok_or_else(ended)? }))
+}
+
+async fn ask(State(served): State<Served>, UrlPath(app): UrlPath<String>, Json(ask): Json<Ask>) -> Answer<Told> {
+    tell_engine(&served.handle, app_name(&app)?, ask.by, ask.request).await.map(Json)
+}
+
+async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request) -> Result<Told, Response> {
+    let (answer, asked) = tokio::sync::oneshot::channel();
+    let reply = Box::new(move |said| {
+        let _ = answer.send(said);
+    });
+    handle.send(Message::Input(Input::Request { app, by, request, reply }));
+    match asked.await {
+        Ok(Ok(step)) => Ok(Told {
+            rollout: step.rollout.map(|r| r.0),
+            says: step.says,
+            unchanged: step.commands.is_empty(),
+        }),
+        Ok(Err(refusal)) => Err(problem(StatusCode::CONFLICT, refusal.to_string())),
+        // A full disk keeps the answer back until the journal could be written, or the daemon ends.
+        Err(_) => Err(ended()),
+    }
+}
+
+async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
+    let Some(stats) = traffic.stats().await else { return view::Traffic::default() };
+    let of_app = stats.apps.get(app.as_str());
+    let in_flight = of_app.into_iter().flat_map(|a| &a.endpoints);
+    view::Traffic {
+        requests: of_app.map(crate::daemon::requests),
+        in_flight: in_flight.filter_map(|e| Some((InstanceKey::parse_name(app, &e.id)?, e.in_flight))).collect(),
+    }
+}
+
+async fn status_of(handle: &Handle, traffic: &Traffic, app: AppName) -> Option<Status> {
+    let traffic = traffic_of(traffic, &app).await;
+    handle
+        .look(move |engine| {
+            let known = engine.apps().get(&app)?;
+            let mut status = view::status(known, &traffic, clock::rfc3339);
+            status.trouble = engine.trouble().map(str::to_owned).or(status.trouble);
+            Some(status)
+        })
+        .await
+        .flatten()
+}
+
+async fn status(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> Answer<Status> {
+    let app = app_name(&app)?;
+    let missing = || problem(StatusCode::NOT_FOUND, format!("there is no app called {app}"));
+    status_of(&served.handle, &served.traffic, app.clone()).await.map(Json).ok_or_else(missing)
+}
+
+async fn statuses(State(served): State<Served>) -> Answer<Vec<Status>> {
+    let names = served.handle.look(|engine| engine.apps().keys().cloned().collect::<Vec<_>>()).await;
+    let mut found = Vec::new();
+    for app in names.ok_or_else(ended)? {
+        found.extend(status_of(&served.handle, &served.traffic, app).await);
+    }
+    Ok(Json(found))
+}
+
+async fn history(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> Answer<view::History> {
+    let app = app_name(&app)?;
+    let traffic = traffic_of(&served.traffic, &app).await;
+    let missing = problem(StatusCode::NOT_FOUND, format!("there is no app called {app}"));
+    let found = served
+        .handle
+        .look(move |engine| engine.apps().get(&app).map(|known| view::history(known, &traffic, clock::rfc3339)))
+        .await;
+    found.flatten().map(Json).ok_or(missing)
+}
+
+async fn down_all(State(served): State<Served>, Json(by): Json<String>) -> Answer<()> {
+    let names = served.handle.look(|engine| engine.apps().keys().cloned().collect::<Vec<_>>()).await;
+    let names = names.ok_or_else(ended)?;
+    for app in &names {
+        tell_engine(&served.handle, app.clone(), by.clone(), Request::Down).await?;
+    }
+    let gone = async {
+        loop {
+            let live = served.handle.look(|engine| engine.apps().values().map(|a| a.state.totals().live()).sum::<u32>());
+            if live.await.is_none_or(|live| live == 0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(LONGEST_DOWN, gone).await.is_err() {
+        return Err(problem(StatusCode::GATEWAY_TIMEOUT, "some instances do not end; see `trundle status`".to_owned()));
+    }
+    // The answer goes out first.
+    let down = served.down.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        down.notify_one();
+    });
+    Ok(Json(()))
+}
+
+/// What happens, as it happens, and how things stand, for as long as somebody reads.
+async fn watch(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> Result<Response, Response> {
+    let app = app_name(&app)?;
+    let (lines, stream) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(64);
+    tokio::spawn(watch_into(served, app, lines));
+    let body = StreamBody::new(ReceiverStream(stream));
+    Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
+}
+
+async fn watch_into(served: Served, app: AppName, out: mpsc::Sender<Result<Frame<Bytes>, Infallible>>) {
+    let mut lines = served.handle.lines();
+    let mut last = None;
+    let mut tick = tokio::time::interval(STATUS_EVERY);
+    loop {
+        let told: Option<Watched> = tokio::select! {
+            line = lines.recv() => match line {
+                Ok(line) if line.app == app.as_str() => Some(Watched::Line(Line::clone(&line))),
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => None,
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+            _ = tick.tick() => {
+                let status = status_of(&served.handle, &served.traffic, app.clone()).await;
+                let text = status.as_ref().and_then(|s| serde_json::to_string(s).ok());
+                let changed = text != last;
+                last = text;
+                status.filter(|_| changed).map(|status| {
+                    let at = clock::rfc3339(clock::wall_ms());
+                    Watched::Status(Box::new(StatusLine { at, kind: StatusWord::Status, status }))
+                })
+            }
+        };
+        let Some(told) = told else {
+            if out.is_closed() {
+                return;
+            }
+            continue;
+        };
+        let Ok(mut text) = serde_json::to_vec(&told) else { return };
+        text.push(b'\n');
+        if out.send(Ok(Frame::data(Bytes::from(text)))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A receiver as the stream that a body is made of.
+struct ReceiverStream(mpsc::Receiver<Result<Frame<Bytes>, Infallible>>);
+
+impl futures_core::Stream for ReceiverStream {
+    type Item = Result<Frame<Bytes>, Infallible>;
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}

@@ -1,0 +1,70 @@
+//! `daemon` and `down`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use trundle_core::ids::AppName;
+use trundle_core::state::Request;
+
+use super::{Context, Stop, fail, print_json, told, who};
+use crate::daemon::DaemonConfig;
+use crate::exit::Exit;
+
+pub fn run(state_dir: PathBuf, socket: PathBuf, ports: (u16, u16)) -> i32 {
+    match crate::daemon::run(DaemonConfig { state_dir, socket, ports: ports.0..=ports.1 }) {
+        Ok(()) => Exit::Done.code(),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Stops one app, or everything: all apps in parallel, then the proxy and the daemon.
+pub async fn down(context: &Context, app: Option<AppName>) -> Result<Exit, Stop> {
+    if !context.client.answers().await {
+        let running = trundle_drivers::still_running(&context.state_dir);
+        if running.is_empty() {
+            say(context, "no daemon and no instance runs: nothing to stop")?;
+            return Ok(Exit::Done);
+        }
+        // Instances outlive their daemon; only one that knows them may stop them.
+        crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
+    }
+    match app {
+        Some(app) => {
+            told(context.client.ask(app.as_str(), who(), Request::Down).await)?;
+            loop {
+                let status = told(context.client.status(app.as_str()).await)?;
+                if status.live == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            say(context, &format!("{app} is down"))?;
+        }
+        None => {
+            let pid = told(context.client.daemon().await)?.pid;
+            told(context.client.down(who()).await)?;
+            // The daemon stops the proxy, then ends itself.
+            while std::path::Path::new(&format!("/proc/{pid}")).exists() && context.client.answers().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            for _ in 0..2_000 {
+                if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            say(context, "everything is down: apps, proxy and daemon")?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn say(context: &Context, text: &str) -> Result<(), Stop> {
+    if context.json {
+        return print_json(&serde_json::json!({ "says": text }));
+    }
+    if !context.quiet {
+        println!("{text}");
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! Follows a rollout to its end, a pause, or the end of our patience.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use trundle_core::ids::AppName;
+use trundle_engine::view::{Line, RolloutStatus, Status};
+
+use super::{Context, FollowArgs, Stop, print_json, told};
+use crate::api::types::{Told, Watched};
+use crate::exit::Exit;
+use crate::term::{card, live::Live, report};
+
+/// What counts as success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The new version runs.
+    GoOn,
+    /// The old one does.
+    GoBack,
+}
+
+/// A daemon that is gone may come back: instances and proxy go on without it.
+const WAIT_FOR_DAEMON: Duration = Duration::from_secs(120);
+
+/// After a request was accepted.
+pub async fn after(
+    context: &Context,
+    app: &AppName,
+    answer: &Told,
+    follow: &FollowArgs,
+    purpose: Purpose,
+) -> Result<Exit, Stop> {
+    if !context.json && !context.quiet {
+        println!("{}", answer.says);
+    }
+    if follow.detach {
+        if context.json {
+            print_json(answer)?;
+        }
+        return Ok(Exit::Done);
+    }
+    let target = match answer.rollout {
+        Some(id) => Target::Rollout(id),
+        None => Target::Settled,
+    };
+    watch(context, app, target, follow.timeout, purpose).await
+}
+
+/// `wait`
+pub async fn wait(
+    context: &Context,
+    rollout: Option<u32>,
+    app: Option<AppName>,
+    timeout: Option<Duration>,
+) -> Result<Exit, Stop> {
+    let app = super::app::the_app(context, app).await?;
+    let newest = match rollout {
+        Some(id) => id,
+        None => {
+            let status = super::status::one(context, &app).await?;
+            status.rollout.map(|r| r.id).ok_or_else(|| Stop::Error(format!("{app} never had a rollout")))?
+        }
+    };
+    if !context.client.answers().await {
+        crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
+    }
+    watch(context, &app, Target::Rollout(newest), timeout, Purpose::GoOn).await
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Rollout(u32),
+    /// What is desired runs: for changes that need no rollout.
+    Settled,
+}
+
+async fn watch(
+    context: &Context,
+    app: &AppName,
+    target: Target,
+    timeout: Option<Duration>,
+    purpose: Purpose,
+) -> Result<Exit, Stop> {
+    let deadline = timeout.map(|t| Instant::now() + t);
+    let mut show = Show::new(context);
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut lost_at: Option<Instant> = None;
+    loop {
+        let Ok(mut stream) = context.client.watch(app.as_str()).await else {
+            let lost_since = *lost_at.get_or_insert_with(|| {
+                show.note("the daemon does not answer; instances and proxy go on; waiting for it to come back");
+                Instant::now()
+            });
+            let give_up = lost_since.elapsed() > WAIT_FOR_DAEMON || deadline.is_some_and(|d| Instant::now() >= d);
+            if give_up {
+                show.end();
+                return still_running(context, app, "the daemon does not answer");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(100)) => continue,
+                _ = &mut interrupted => {
+                    show.end();
+                    return still_running(context, app, "interrupted");
+                }
+            }
+        };
+        lost_at = None;
+        loop {
+            let over = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let watched = tokio::select! {
+                watched = stream.next() => watched,
+                () = over => {
+                    show.end();
+                    return still_running(context, app, "the time of --timeout passed");
+                }
+                _ = &mut interrupted => {
+                    show.end();
+                    return still_running(context, app, "interrupted");
+                }
+            };
+            match watched {
+                None => break,
+                Some(Watched::Line(line)) => show.line(&line)?,
+                Some(Watched::Status(told)) => {
+                    show.status(&told)?;
+                    if let Some(end) = ended(&told.status, target, purpose) {
+                        show.end();
+                        return finish(context, app, target, end).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How it stands with the target; None while it is on its way.
+fn ended(status: &Status, target: Target, purpose: Purpose) -> Option<Exit> {
+    let wanted = if status.down { 0 } else { status.replicas };
+    let Target::Rollout(id) = target else {
+        return (status.available == wanted && status.live == wanted).then_some(Exit::Done);
+    };
+    let rollout = status.rollout.as_ref()?;
+    if rollout.id > id {
+        return Some(Exit::Superseded);
+    }
+    outcome(rollout, purpose)
+}
+
+fn outcome(rollout: &RolloutStatus, purpose: Purpose) -> Option<Exit> {
+    let went_back = if purpose == Purpose::GoBack { Exit::Done } else { Exit::RolledBack };
+    match rollout.state.as_str() {
+        "succeeded" => Some(Exit::Done),
+        "paused" => Some(Exit::Paused),
+        "rolled_back" | "aborted" => Some(went_back),
+        "failed" => Some(Exit::Failed),
+        "superseded" => Some(Exit::Superseded),
+        _ => None,
+    }
+}
+
+async fn finish(context: &Context, app: &AppName, target: Target, exit: Exit) -> Result<Exit, Stop> {
+    // The last word is asked for anew: it has the final counts.
+    let status = told(context.client.status(app.as_str()).await)?;
+    if context.json {
+        print_json(&serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
+            "exit_code": exit.code(), "status": status }))?;
+        return Ok(exit);
+    }
+    if exit == Exit::Superseded {
+        let newer = status.rollout.as_ref();
+        let (id, to, by) = newer.map_or((0, String::new(), String::new()), |r| (r.id, r.to_version.clone(), r.by.clone()));
+        let was = match target {
+            Target::Rollout(was) => was.to_string(),
+            Target::Settled => String::new(),
+        };
+        eprintln!("rollout {was} was superseded by rollout {id} to {to}, begun by {by}; follow that one with `trundle wait {id}`");
+        return Ok(exit);
+    }
+    if matches!(exit, Exit::Paused | Exit::RolledBack | Exit::Failed) {
+        print!("{}", card::render(&status));
+    }
+    if !context.quiet && matches!(exit, Exit::Done | Exit::RolledBack) {
+        print!("{}", report::summary(&status));
+    }
+    Ok(exit)
+}
+
+fn still_running(context: &Context, app: &AppName, why: &str) -> Result<Exit, Stop> {
+    let says = format!("{why}; the rollout goes on: follow it with `trundle wait --app {app}`, look with `trundle status {app}`");
+    if context.json {
+        print_json(&serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
+            "exit_code": Exit::StillRunning.code(), "text": says }))?;
+    } else {
+        eprintln!("{says}");
+    }
+    Ok(Exit::StillRunning)
+}
+
+/// Where what happens is shown: live bars, plain lines, or JSON lines.
+enum Show {
+    Live(Box<Live>),
+    Plain { last_wait: String },
+    Json,
+    Quiet,
+}
+
+impl Show {
+    fn new(context: &Context) -> Self {
+        match (context.json, context.quiet, context.live) {
+            (true, ..) => Self::Json,
+            (_, true, _) => Self::Quiet,
+            (.., true) => Self::Live(Box::default()),
+            (.., false) => Self::Plain { last_wait: String::new() },
+        }
+    }
+
+    fn line(&mut self, line: &Line) -> Result<(), Stop> {
+        match self {
+            Self::Json => print_json(line)?,
+            Self::Plain { .. } => println!("{}  {}", time_of(&line.at), line.text),
+            Self::Live(live) => live.line(line),
+            Self::Quiet => {}
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, told: &crate::api::types::StatusLine) -> Result<(), Stop> {
+        match self {
+            Self::Json => print_json(told)?,
+            Self::Plain { last_wait } => {
+                let codes: Vec<_> = told.status.reasons.iter().filter_map(|r| r["code"].as_str()).collect();
+                let wait = codes.join(" ");
+                if wait != *last_wait
+                    && let Some(text) = told.status.reasons.iter().find_map(|r| r["text"].as_str())
+                    && told.status.rollout.as_ref().is_some_and(|r| r.ended_at.is_none())
+                {
+                    println!("{}  … {text}", time_of(&told.at));
+                }
+                *last_wait = wait;
+            }
+            Self::Live(live) => live.status(&told.status),
+            Self::Quiet => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, text: &str) {
+        match self {
+            Self::Json | Self::Quiet => {}
+            Self::Plain { .. } => eprintln!("{text}"),
+            Self::Live(live) => live.note(text),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Self::Live(live) = self {
+            live.end();
+        }
+    }
+}
+
+/// `12:00:01.234` of RFC 3339.
+fn time_of(at: &str) -> &str {
+    at.split_once('T').map_or(at, |(_, time)| time.trim_end_matches('Z'))
+}

@@ -1,0 +1,351 @@
+//! The command line: parsed here, resolved into a [`Context`], carried out by one file a command.
+
+mod app;
+mod daemon;
+mod deploy;
+mod follow;
+mod history;
+mod init;
+pub mod internal;
+mod logs;
+mod plan;
+mod report;
+mod status;
+mod validate;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use trundle_core::ids::{AppName, RevisionNumber};
+use trundle_core::state::Request;
+
+use crate::api::client::Client;
+use crate::exit::Exit;
+
+/// Rolls a new version of an application out over its running instances, a few at a time: no request is lost, a bad
+/// version stops by itself, and you can always go on from there or go back.
+#[derive(Parser)]
+#[command(name = "trundle", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone)]
+struct Global {
+    /// Where the journal, the logs and the sockets are
+    #[arg(long, global = true, env = "TRUNDLE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The daemon's socket, if it is not in the state directory
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Prints JSON: one object, or one a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Says only what must be said
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Says more
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// No colours (NO_COLOR does the same)
+    #[arg(long, global = true)]
+    no_color: bool,
+}
+
+#[derive(Args, Clone)]
+struct FileArgs {
+    /// The file that describes the app
+    #[arg(short, long, default_value = "trundle.toml", value_name = "FILE")]
+    file: PathBuf,
+    /// Overrides a key of the file, such as version=3.2 or run.env.DB_POOL=40
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    sets: Vec<(String, String)>,
+}
+
+#[derive(Args, Clone)]
+struct FollowArgs {
+    /// Returns as soon as the request is accepted
+    #[arg(long)]
+    detach: bool,
+    /// Stops following after this time (exit 15); the rollout goes on
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Writes a commented trundle.toml
+    Init,
+    /// Checks the file and prints every problem with line and hint
+    Validate {
+        #[command(flatten)]
+        file: FileArgs,
+    },
+    /// Shows what deploy would do: batches, floor, ceiling, mix, time
+    Plan {
+        #[command(flatten)]
+        file: FileArgs,
+        /// Exits with 20 when there are changes
+        #[arg(long)]
+        exit_code: bool,
+        /// Answers for a described situation instead of the running one
+        #[arg(long, value_name = "FILE")]
+        state: Option<PathBuf>,
+    },
+    /// Makes the described version the running one, a few instances at a time
+    Deploy {
+        #[command(flatten)]
+        file: FileArgs,
+        #[command(flatten)]
+        follow: FollowArgs,
+        /// Noted in the history, such as commit=1a2b3c
+        #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = key_value)]
+        meta: Vec<(String, String)>,
+        /// Refuses (13) when another rollout holds the app
+        #[arg(long)]
+        if_idle: bool,
+    },
+    /// Follows a rollout and ends with its exit code
+    Wait {
+        /// The number of the rollout; without it the newest
+        rollout: Option<u32>,
+        #[command(flatten)]
+        which: AppArgs,
+        /// Stops following after this time (exit 15)
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        timeout: Option<Duration>,
+    },
+    /// Shows the app, its rollout, and why it waits
+    Status {
+        app: Option<AppName>,
+        /// Goes on showing
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Stops the rollout where it is
+    Pause { app: Option<AppName> },
+    /// Lets a paused rollout go on from where it stopped
+    Resume {
+        app: Option<AppName>,
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// Stops the rollout and goes back
+    Abort {
+        app: Option<AppName>,
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// Goes back to the last version that succeeded, or to a named revision
+    #[command(alias = "undo")]
+    Rollback {
+        app: Option<AppName>,
+        revision: Option<u32>,
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// Changes the number of replicas
+    Scale {
+        app: AppName,
+        replicas: u32,
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// Replaces every instance by a new one of the same version
+    Restart {
+        app: AppName,
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// Lists revisions and rollouts
+    History { app: Option<AppName> },
+    /// Shows the evidence of one rollout
+    Report {
+        /// The number of the rollout; without it the newest
+        rollout: Option<u32>,
+        #[command(flatten)]
+        which: AppArgs,
+    },
+    /// Shows logs of instances, also of those that are gone
+    Logs {
+        /// An app, or an instance such as web-2-3
+        name: Option<String>,
+        /// Goes on showing
+        #[arg(short, long)]
+        follow: bool,
+        /// How many lines of each instance
+        #[arg(short = 'n', long, default_value_t = 50)]
+        lines: usize,
+    },
+    /// Runs the daemon in the foreground
+    Daemon {
+        /// The ports that instances get
+        #[arg(long, env = "TRUNDLE_PORTS", default_value = "20000-29999", value_parser = port_range)]
+        ports: (u16, u16),
+        #[arg(long, hide = true)]
+        detach: bool,
+    },
+    /// Stops an app, or all of them and the proxy and the daemon
+    Down { app: Option<AppName> },
+}
+
+#[derive(Args, Clone)]
+struct AppArgs {
+    /// The app, when there is more than one
+    #[arg(long)]
+    app: Option<AppName>,
+}
+
+/// What every command needs.
+struct Context {
+    state_dir: PathBuf,
+    client: Client,
+    json: bool,
+    quiet: bool,
+    /// Somebody looks at a terminal.
+    live: bool,
+}
+
+/// Parses, runs, and answers with the exit code.
+pub fn run() -> i32 {
+    let cli = Cli::parse();
+    let colour = !cli.global.no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    crate::term::set_colour(colour && std::io::stdout().is_terminal());
+    if let Command::Daemon { detach: true, .. } = cli.command {
+        trundle_drivers::detach();
+    }
+    let state_dir = match crate::state_dir::resolve(cli.global.state_dir) {
+        Ok(dir) => dir,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let socket = cli.global.socket.unwrap_or_else(|| crate::state_dir::socket_path(&state_dir));
+    if let Command::Daemon { ports, .. } = cli.command {
+        return daemon::run(state_dir, socket, ports);
+    }
+    let context = Context {
+        state_dir,
+        client: Client::new(socket),
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        live: !cli.global.json && !cli.global.quiet && std::io::stdout().is_terminal(),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    runtime.block_on(carry_out(&context, cli.command))
+}
+
+async fn carry_out(context: &Context, command: Command) -> i32 {
+    let ended = match command {
+        Command::Init => return init::run(&std::env::current_dir().unwrap_or_default()),
+        Command::Validate { file } => return validate::run(&file.file, &file.sets, context.json),
+        Command::Plan { state: Some(state), .. } => plan::for_situation(context, &state),
+        Command::Plan { file, exit_code, state: None } => plan::for_file(context, &file, exit_code).await,
+        Command::Deploy { file, follow, meta, if_idle } => {
+            deploy::run(context, &file, &follow, &meta, if_idle).await
+        }
+        Command::Wait { rollout, which, timeout } => follow::wait(context, rollout, which.app, timeout).await,
+        Command::Status { app, watch } => status::run(context, app, watch).await,
+        Command::Pause { app } => app::now(context, app, Request::Pause).await,
+        Command::Resume { app, follow } => app::followed(context, app, Request::Resume, &follow).await,
+        Command::Abort { app, follow } => app::followed(context, app, Request::Abort, &follow).await,
+        Command::Rollback { app, revision, follow } => {
+            let request = Request::Rollback(revision.map(RevisionNumber));
+            app::followed(context, app, request, &follow).await
+        }
+        Command::Scale { app, replicas, follow } => {
+            app::followed(context, Some(app), Request::Scale(replicas), &follow).await
+        }
+        Command::Restart { app, follow } => app::followed(context, Some(app), Request::Restart, &follow).await,
+        Command::History { app } => history::run(context, app).await,
+        Command::Report { rollout, which } => report::run(context, rollout, which.app).await,
+        Command::Logs { name, follow, lines } => logs::run(context, name.as_deref(), follow, lines).await,
+        Command::Down { app } => daemon::down(context, app).await,
+        Command::Daemon { .. } => Ok(Exit::Done),
+    };
+    match ended {
+        Ok(exit) => exit.code(),
+        Err(stop) => stop.tell(context),
+    }
+}
+
+/// Why a command could not be carried out.
+enum Stop {
+    /// Told already, or a code of its own.
+    Code(i32),
+    Error(String),
+    Refused(String),
+}
+
+impl Stop {
+    fn tell(self, context: &Context) -> i32 {
+        let (text, exit) = match self {
+            Self::Code(code) => return code,
+            Self::Error(text) => (text, Exit::Error),
+            Self::Refused(text) => (text, Exit::Refused),
+        };
+        if context.json {
+            println!("{}", serde_json::json!({ "error": text, "exit_code": exit.code() }));
+        } else {
+            let word = if exit == Exit::Refused { "refused" } else { "error" };
+            eprintln!("{}: {text}", crate::term::red(word));
+        }
+        exit.code()
+    }
+}
+
+impl<E: std::error::Error> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Error(error.to_string())
+    }
+}
+
+/// An answer of the daemon: a refusal keeps its exit code.
+fn told<T>(answer: Result<T, crate::api::client::ClientError>) -> Result<T, Stop> {
+    answer.map_err(|error| match error {
+        crate::api::client::ClientError::Refused(text) => Stop::Refused(text),
+        other => Stop::Error(other.to_string()),
+    })
+}
+
+fn fail(text: &str) -> i32 {
+    eprintln!("{}: {text}", crate::term::red("error"));
+    Exit::Error.code()
+}
+
+/// Prints one object.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Stop> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// `ann@host`
+fn who() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|key| std::env::var(key).ok().filter(|u| !u.is_empty()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    format!("{user}@{host}").chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    if key.is_empty() { Err("the key is missing: write KEY=VALUE".into()) } else { Ok((key.into(), value.into())) }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let ms = crate::config::parse_duration(text).map_err(|why| format!("it {why}; write 90s, 5m or 1h30m"))?;
+    Ok(Duration::from_millis(ms))
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || "write FIRST-LAST, such as 20000-29999".to_owned();
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let range = (first.parse::<u16>().map_err(|_| wrong())?, last.parse::<u16>().map_err(|_| wrong())?);
+    if range.0 == 0 || range.0 > range.1 { Err(wrong()) } else { Ok(range) }
+}

@@ -1,0 +1,85 @@
+//! `status`: from the daemon, or from the journal when none runs.
+
+use std::time::Duration;
+
+use trundle_core::ids::AppName;
+use trundle_engine::journal::{SqliteJournal, Store};
+use trundle_engine::view::{self, Status, Traffic};
+
+use super::{Context, Stop, print_json, told};
+use crate::exit::Exit;
+use crate::term::{card, table};
+
+pub async fn run(context: &Context, app: Option<AppName>, watch: bool) -> Result<Exit, Stop> {
+    if watch {
+        return follow(context, app).await;
+    }
+    let shown = match app {
+        Some(app) => vec![one(context, &app).await?],
+        None => all(context).await?,
+    };
+    if context.json {
+        match shown.as_slice() {
+            [one] => print_json(one)?,
+            many => print_json(&many)?,
+        }
+        return Ok(Exit::Done);
+    }
+    if shown.is_empty() {
+        println!("no app was ever deployed here; `trundle deploy` does that");
+    }
+    for status in &shown {
+        print!("{}", table::render(status));
+        if card::has_one(status) {
+            print!("{}", card::render(status));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Every app.
+pub async fn all(context: &Context) -> Result<Vec<Status>, Stop> {
+    if context.client.answers().await {
+        return told(context.client.statuses().await);
+    }
+    let apps = offline(context)?;
+    Ok(apps.values().map(|app| view::status(app, &Traffic::default(), crate::clock::rfc3339)).collect())
+}
+
+pub async fn one(context: &Context, app: &AppName) -> Result<Status, Stop> {
+    let found = all(context).await?.into_iter().find(|s| s.app == app.as_str());
+    found.ok_or_else(|| Stop::Error(format!("there is no app called {app}; `trundle status` lists them")))
+}
+
+/// What the journal says, without a daemon.
+pub fn offline(context: &Context) -> Result<std::collections::BTreeMap<AppName, trundle_engine::App>, Stop> {
+    if !context.state_dir.join(SqliteJournal::FILE).exists() {
+        return Ok(std::collections::BTreeMap::new());
+    }
+    let entries = SqliteJournal::open_to_read(&context.state_dir)?.load()?;
+    if !context.quiet {
+        eprintln!("{}: no daemon runs; this is what the journal says", crate::term::yellow("note"));
+    }
+    Ok(trundle_engine::fold_all(&entries))
+}
+
+async fn follow(context: &Context, app: Option<AppName>) -> Result<Exit, Stop> {
+    let app = super::app::the_app(context, app).await?;
+    let mut stream = told(context.client.watch(app.as_str()).await)?;
+    while let Some(watched) = stream.next().await {
+        if context.json {
+            print_json(&watched)?;
+            continue;
+        }
+        if let crate::api::types::Watched::Status(told) = watched {
+            if context.live {
+                // Home and clear: the picture stands still.
+                print!("\x1b[H\x1b[2J");
+            }
+            print!("{}", table::render(&told.status));
+        }
+    }
+    // The daemon ended: whoever watches is told, and may try again.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    Err(Stop::Error("the daemon ended; instances and proxy go on".to_owned()))
+}

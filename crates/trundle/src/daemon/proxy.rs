@@ -1,0 +1,36 @@
+//! Starts and stops the proxy's holder. The proxy outlives the daemon: it is started once and found again.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use trundle_proxy::{Client, Request, SOCKET_NAME};
+
+/// Starts the holder if it does not run. The holder itself makes sure that there is only one.
+pub fn ensure(state_dir: &Path) -> io::Result<()> {
+    let log = super::start::log_file(state_dir, "proxy.log")?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["shim", "proxy", "--detach", "--state-dir"])
+        .arg(state_dir)
+        .env("TRUNDLE_STATE_DIR", state_dir)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    // It is reaped when it ends, so that no zombie stays.
+    std::thread::Builder::new().name("proxy-wait".to_owned()).spawn(move || child.wait())?;
+    Ok(())
+}
+
+/// Asks the proxy to finish and end; its holder ends with it.
+pub async fn stop(state_dir: &Path) {
+    let Ok(mut client) = Client::connect(state_dir.join(SOCKET_NAME)).await else { return };
+    if client.send(&Request::Stop).await.is_err() {
+        return;
+    }
+    // It closes the connection when its last request is done; its own bound is 30 s.
+    let ended = async { while let Ok(Some(_)) = client.recv().await {} };
+    let _ = tokio::time::timeout(Duration::from_secs(35), ended).await;
+}

@@ -1,0 +1,290 @@
+//! The engine's router over the proxy's socket: tables go out as wholes, acknowledgements and drains come back as facts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use trundle_core::event::{DrainProof, Fact, Requests};
+use trundle_core::ids::{AppName, InstanceKey};
+use trundle_engine::Input;
+use trundle_engine::ports::{Fence, Report, RouteState, Router, Routes};
+use trundle_proxy as proxy;
+use trundle_proxy::{Client, ClientReceiver, ClientSender, Reply, Request};
+
+use super::engine_thread::{Handle, Message};
+
+/// How long the engine's thread waits for the proxy's counts: they are asked for only as a rollout begins and ends.
+const COUNTS_MS: u64 = 250;
+const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+const RECONNECT_MOST: Duration = Duration::from_secs(1);
+
+/// What the engine's thread, the connection and the API share.
+#[derive(Clone)]
+pub struct Traffic {
+    shared: Arc<Shared>,
+    ask: mpsc::Sender<oneshot::Sender<proxy::Stats>>,
+    asked: Arc<Mutex<Option<mpsc::Receiver<oneshot::Sender<proxy::Stats>>>>>,
+}
+
+struct Shared {
+    tables: Mutex<Tables>,
+    /// There is a table to send.
+    changed: Notify,
+    handle: Handle,
+}
+
+#[derive(Default)]
+struct Tables {
+    fence: Option<Fence>,
+    apps: BTreeMap<AppName, proxy::App>,
+    routed: BTreeMap<AppName, Vec<InstanceKey>>,
+    unpublished: bool,
+}
+
+impl Traffic {
+    pub fn new(handle: Handle) -> Self {
+        let (ask, asked) = mpsc::channel(64);
+        let shared = Shared { tables: Mutex::default(), changed: Notify::new(), handle };
+        Self { shared: Arc::new(shared), ask, asked: Arc::new(Mutex::new(Some(asked))) }
+    }
+
+    fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
+        self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the proxy counts now; None when it cannot be asked.
+    pub async fn stats(&self) -> Option<proxy::Stats> {
+        let (answer, asked) = oneshot::channel();
+        self.ask.send(answer).await.ok()?;
+        tokio::time::timeout(Duration::from_millis(COUNTS_MS), asked).await.ok()?.ok()
+    }
+
+    fn stats_blocking(&self) -> Option<proxy::Stats> {
+        let (answer, asked) = oneshot::channel();
+        self.ask.try_send(answer).ok()?;
+        let deadline = std::time::Instant::now() + Duration::from_millis(COUNTS_MS);
+        let mut asked = asked;
+        loop {
+            match asked.try_recv() {
+                Ok(stats) => return Some(stats),
+                Err(oneshot::error::TryRecvError::Closed) => return None,
+                Err(oneshot::error::TryRecvError::Empty) if std::time::Instant::now() >= deadline => return None,
+                Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_micros(200)),
+            }
+        }
+    }
+}
+
+/// The engine's side.
+pub struct ProxyRouter(Traffic);
+
+impl ProxyRouter {
+    pub fn new(traffic: Traffic) -> Self {
+        Self(traffic)
+    }
+}
+
+impl Router for ProxyRouter {
+    fn set(&mut self, routes: &Routes<'_>) {
+        let mut tables = self.0.tables();
+        tables.fence = Some(routes.fence);
+        tables.unpublished = true;
+        match proxy_app(routes) {
+            Some(app) => {
+                let routed = routes.routes.iter().filter(|r| r.state == RouteState::Routed).map(|r| r.instance);
+                tables.routed.insert(routes.app.clone(), routed.collect());
+                tables.apps.insert(routes.app.clone(), app);
+            }
+            None => {
+                tables.routed.remove(routes.app);
+                tables.apps.remove(routes.app);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.0.tables().unpublished) {
+            self.0.shared.changed.notify_one();
+        }
+    }
+
+    fn counts(&mut self, app: &AppName) -> Option<Requests> {
+        let stats = self.0.stats_blocking()?;
+        Some(stats.apps.get(app.as_str()).map(requests).unwrap_or_default())
+    }
+}
+
+/// The proxy's counts in the words of the core.
+pub fn requests(stats: &proxy::AppStats) -> Requests {
+    Requests {
+        total: stats.total,
+        lost: stats.lost,
+        crashed: stats.crashed,
+        cut: stats.cut,
+        told: stats.told,
+        app_errors: stats.app_errors,
+        by_version: stats.by_version.clone(),
+    }
+}
+
+/// None: the app takes no requests.
+fn proxy_app(routes: &Routes<'_>) -> Option<proxy::App> {
+    let listen = routes.listen?;
+    let http = listen.http.iter().filter_map(|a| a.parse().ok()).map(proxy::Listen::Http);
+    let unix = listen.unix.iter().map(|path| proxy::Listen::Unix(PathBuf::from(path)));
+    let endpoints = routes.routes.iter().filter_map(|route| {
+        Some(proxy::Endpoint {
+            id: route.instance.name(routes.app),
+            incarnation: route.incarnation.clone(),
+            version: route.version.clone(),
+            revision: route.instance.revision.0,
+            address: route.address.parse().ok()?,
+            weight: 1,
+            state: match route.state {
+                RouteState::Routed => proxy::EndpointState::Routed,
+                RouteState::Unready => proxy::EndpointState::Unready,
+                RouteState::Draining => proxy::EndpointState::Draining,
+                RouteState::Cut => proxy::EndpointState::Cut,
+            },
+        })
+    });
+    Some(proxy::App {
+        app: routes.app.to_string(),
+        listen: http.chain(unix).collect(),
+        trusted_proxies: listen.trusted_proxies.clone(),
+        version_header: listen.version_header.clone().filter(|h| !h.is_empty()),
+        limits: proxy::Limits::default(),
+        endpoints: endpoints.collect(),
+    })
+}
+
+/// Keeps a proxy running and a connection to it, for the life of the daemon.
+pub async fn keep(traffic: Traffic, state_dir: PathBuf) {
+    let Some(mut asked) = traffic.asked.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let path = state_dir.join(proxy::SOCKET_NAME);
+    let mut pause = RECONNECT_FIRST;
+    loop {
+        // A worker needs no proxy: none is started before there is something to route.
+        while traffic.tables().apps.is_empty() {
+            tokio::select! {
+                () = traffic.shared.changed.notified() => {}
+                Some(answer) = asked.recv() => drop(answer),
+            }
+        }
+        match Client::connect(&path).await {
+            Ok(client) => {
+                pause = RECONNECT_FIRST;
+                trouble(&traffic, "");
+                let (sender, receiver) = client.split();
+                converse(&traffic, &mut asked, sender, receiver).await;
+            }
+            Err(error) => {
+                if let Err(why) = super::proxy::ensure(&state_dir) {
+                    trouble(&traffic, &format!("{error}; and it cannot be started: {why}"));
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RECONNECT_MOST);
+        while let Ok(answer) = asked.try_recv() {
+            drop(answer);
+        }
+    }
+}
+
+/// What was sent and waits for its acknowledgement: the routed instances of a table.
+type Sent = BTreeMap<u64, BTreeMap<AppName, Vec<InstanceKey>>>;
+
+async fn converse(
+    traffic: &Traffic,
+    asked: &mut mpsc::Receiver<oneshot::Sender<proxy::Stats>>,
+    mut sender: ClientSender,
+    mut receiver: ClientReceiver,
+) {
+    let mut sent = Sent::new();
+    let mut waiting = std::collections::VecDeque::new();
+    // The proxy may have a table of an older daemon, or none.
+    if send_table(traffic, &mut sender, &mut sent).await.is_err() {
+        return;
+    }
+    loop {
+        tokio::select! {
+            () = traffic.shared.changed.notified() => {
+                if send_table(traffic, &mut sender, &mut sent).await.is_err() {
+                    return;
+                }
+            }
+            Some(answer) = asked.recv() => {
+                waiting.push_back(answer);
+                if sender.send(&Request::Stats).await.is_err() {
+                    return;
+                }
+            }
+            reply = receiver.recv() => match reply {
+                Ok(Some(Reply::Stats(stats))) => {
+                    if let Some(answer) = waiting.pop_front() {
+                        let _ = answer.send(stats);
+                    }
+                }
+                Ok(Some(reply)) => hear(traffic, &mut sent, reply),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+async fn send_table(traffic: &Traffic, sender: &mut ClientSender, sent: &mut Sent) -> Result<(), proxy::ClientError> {
+    let table = {
+        let tables = traffic.tables();
+        let Some(fence) = tables.fence else { return Ok(()) };
+        sent.insert(fence.n, tables.routed.clone());
+        proxy::Table {
+            protocol: proxy::PROTOCOL,
+            epoch: fence.epoch,
+            number: fence.n,
+            apps: tables.apps.values().cloned().collect(),
+        }
+    };
+    sender.send(&Request::SetTable(table)).await
+}
+
+fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
+    match reply {
+        Reply::Acked { number, .. } => {
+            trouble(traffic, "");
+            for (app, instances) in sent.remove(&number).unwrap_or_default() {
+                for instance in instances {
+                    seen(traffic, &app, instance, Fact::Routed(true));
+                }
+            }
+        }
+        Reply::Refused { reason } => trouble(traffic, &format!("the proxy refused its table: {reason}")),
+        Reply::Drained { id, incarnation, .. } => {
+            let owner = traffic.tables().apps.iter().find_map(|(app, known)| {
+                let endpoint = known.endpoints.iter().find(|e| e.id == id && e.incarnation == incarnation)?;
+                (endpoint.state == proxy::EndpointState::Draining).then(|| app.clone())
+            });
+            if let Some((app, key)) = owner.and_then(|app| Some((app.clone(), InstanceKey::parse_name(&app, &id)?))) {
+                seen(traffic, &app, key, Fact::Drained { proof: DrainProof::Proven });
+            }
+        }
+        Reply::Hello { .. } | Reply::Waiting { .. } | Reply::Stats(_) => {}
+    }
+}
+
+fn seen(traffic: &Traffic, app: &AppName, instance: InstanceKey, fact: Fact) {
+    report(traffic, Report::Seen { app: app.clone(), instance, fact });
+}
+
+fn trouble(traffic: &Traffic, text: &str) {
+    let apps: Vec<AppName> = traffic.tables().apps.keys().cloned().collect();
+    for app in apps {
+        report(traffic, Report::RouterTrouble { app, text: text.to_owned() });
+    }
+}
+
+fn report(traffic: &Traffic, report: Report) {
+    traffic.shared.handle.send(Message::Input(Input::Report(report)));
+}

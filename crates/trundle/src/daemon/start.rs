@@ -1,0 +1,65 @@
+//! Starts a daemon in the background when a command needs one and none runs.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::api::client::Client;
+
+const LONGEST_START: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    StateDir(#[from] crate::state_dir::StateDirError),
+    #[error("cannot start the daemon: {0}")]
+    Spawn(#[from] io::Error),
+    #[error("the daemon did not come up: {0}")]
+    Failed(String),
+}
+
+/// A log of our own in the state directory, appended to.
+pub fn log_file(state_dir: &Path, name: &str) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(state_dir.join(name))
+}
+
+/// Makes sure that a daemon answers.
+pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError> {
+    if client.answers().await {
+        return Ok(());
+    }
+    crate::state_dir::prepare(state_dir)?;
+    let log_path = state_dir.join("daemon.log");
+    let log = log_file(state_dir, "daemon.log")?;
+    let said_before = log.metadata()?.len();
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["daemon", "--detach", "--state-dir"])
+        .arg(state_dir)
+        .arg("--socket")
+        .arg(client.socket())
+        .env("TRUNDLE_STATE_DIR", state_dir)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    let deadline = Instant::now() + LONGEST_START;
+    while Instant::now() < deadline {
+        if client.answers().await {
+            return Ok(());
+        }
+        if let Some(status) = child.try_wait()? {
+            // Another command may have been faster; then its daemon answers.
+            if client.answers_soon().await {
+                return Ok(());
+            }
+            let said = std::fs::read(&log_path).unwrap_or_default();
+            let said = said.get(usize::try_from(said_before).unwrap_or(0)..).unwrap_or_default();
+            return Err(StartError::Failed(format!("{status}: {}", String::from_utf8_lossy(said).trim())));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Err(StartError::Failed(format!("it does not answer within {} s; see {}", LONGEST_START.as_secs(), log_path.display())))
+}
