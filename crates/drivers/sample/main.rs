@@ -1,17 +1,27 @@
-//! The program of the tests: `shim` as its first argument makes it the shim, anything else the app.
+//! The program of the tests: `shim` as its first argument makes it the shim, `daemon` one that starts an instance and
+//! waits to be killed, anything else the app.
 //!
 //! The app listens on `PORT` and is told by its environment how to behave.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use trundle_core::revision::Revision;
+use trundle_drivers::{ProcessConfig, ProcessDriver};
+use trundle_engine::ports::{Driver as _, Ensure, Fence, Kept};
 
 fn main() {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     if args.first().is_some_and(|arg| arg == "shim") {
         std::process::exit(trundle_drivers::run_shim(&args[1..]));
+    }
+    if args.first().is_some_and(|arg| arg == "daemon") {
+        return daemon(&args[1..]);
     }
     let env: BTreeMap<String, String> = std::env::vars().collect();
     let number = |key: &str| env.get(key).and_then(|value| value.parse::<u64>().ok());
@@ -43,6 +53,34 @@ fn main() {
     for stream in listener.incoming().flatten() {
         answer(stream, &env);
     }
+}
+
+/// State directory, first port, file with the revision, instance.
+fn daemon(args: &[OsString]) {
+    let text = |n: usize| args[n].to_str().expect("arguments are UTF-8");
+    let revision: Revision =
+        serde_json::from_slice(&std::fs::read(text(2)).expect("it is there")).expect("JSON");
+    let first: u16 = text(1).parse().expect("a port");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let config = ProcessConfig {
+        state_dir: text(0).into(),
+        ports: first..=first + 15,
+        program: std::env::current_exe().expect("it has a name"),
+        shim_args: vec!["shim".into()],
+    };
+    let mut driver =
+        ProcessDriver::new(config, runtime.handle().clone(), Arc::new(|_| ())).expect("a driver");
+    println!("go");
+    driver.ensure(&Ensure {
+        fence: Fence { epoch: 1, n: 1 },
+        app: &"web".parse().expect("a name"),
+        revision: &revision,
+        want: 1,
+        keep: &[Kept { instance: text(3).parse().expect("a key"), probe: true }],
+        victims: &[],
+        stop_grace_period_ms: 100,
+    });
+    runtime.block_on(std::future::pending::<()>());
 }
 
 /// Processes whose parent ends at once: in the session, in one of its own, and in one of its own without a label.

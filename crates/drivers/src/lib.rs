@@ -4,6 +4,7 @@
 //! ([`trundle_engine::ports::Driver::ensure`]), what happens leaves as a report.
 
 mod artifact;
+mod detach;
 mod digests;
 mod durable;
 mod health;
@@ -20,6 +21,7 @@ mod sockets;
 mod sweep;
 mod sys;
 
+pub use detach::detach;
 pub use prepare::{Draft, DraftArtifact, PrepareError, prepare};
 pub use process::{DriverError, ProcessConfig, ProcessDriver, Running, still_running};
 pub use secret::Secret;

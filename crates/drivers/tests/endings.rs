@@ -211,3 +211,44 @@ fn old_folders_are_removed_and_an_old_fence_changes_nothing() {
     std::thread::sleep(Duration::from_millis(100));
     assert!(world.facts("1-99").is_empty());
 }
+
+#[test]
+fn a_daemon_killed_at_any_moment_of_a_start_leaves_one_instance_to_the_next() {
+    use std::io::Read as _;
+    let mut world = World::new();
+    let revision = world.revision(1, sample(&world.cwd(), &[]));
+    let file = world.cwd().join("revision.json");
+    std::fs::write(&file, serde_json::to_vec(&revision).unwrap()).unwrap();
+    let mut adopted = 0;
+    for n in 1..=40_u32 {
+        let instance = format!("1-{n}");
+        world.end();
+        let mut daemon = Command::new(SAMPLE)
+            .args(["daemon".as_ref(), world.state.as_os_str()])
+            .args([&world.ports.start().to_string(), file.to_str().unwrap(), &instance])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        daemon.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+        // From before the folder is made to after the shim has answered.
+        std::thread::sleep(Duration::from_micros(u64::from(n) * 2000));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        adopted += u32::from(world.instance_dir(&instance).join("shim.json").exists());
+        world.begin();
+        world.ensure(&revision, &[&instance], &[]);
+        world.wait_for(&instance, &Fact::Ready);
+        let (pid, ..) = world.started(&instance);
+        let name = format!("web-{instance}");
+        let shim = world.record(&instance, "shim.json")["shim_pid"].as_u64().unwrap();
+        let mut running: Vec<u64> =
+            still_running(&world.state).iter().filter(|r| r.instance == name).map(|r| r.pid.into()).collect();
+        running.sort_unstable();
+        let mut expect = [shim, u64::from(pid)];
+        expect.sort_unstable();
+        assert_eq!(running, expect, "killed after {} ms", 2 * n);
+        world.ensure(&revision, &[], &[&instance]);
+        world.wait_for(&instance, &Fact::Gone);
+    }
+    println!("{adopted} of 40 were adopted, the others started anew");
+}

@@ -71,6 +71,8 @@ pub(super) async fn run(job: Arc<Job>, mut wish: watch::Receiver<Wish>) {
                 job.say_at_last(Fact::Exited(job.exit()));
             }
         }
+        // Of one that shall end, only its end is news.
+        Settled::Ended(_) | Settled::Refused(_) if wish.borrow().stop.is_some() => {}
         Settled::Ended(exit) => job.say_at_last(Fact::Exited(exit)),
         Settled::Refused(refusal) => {
             job.say_at_last(Fact::StartRefused { code: refusal.code, text: refusal.text });

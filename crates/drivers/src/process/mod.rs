@@ -183,14 +183,14 @@ impl Driver for ProcessDriver {
         for (key, wish) in wishes {
             if let Some(tracked) = self.instances.get(&(command.app.clone(), key)) {
                 // The end is never taken back, and the time of its grace runs from the first word.
-                tracked.wish.send_if_modified(|now| {
+                let changed = tracked.wish.send_if_modified(|now| {
                     let changes = now.stop.is_none() && *now != wish;
                     if changes {
                         *now = wish;
                     }
                     changes
                 });
-                if let Some(fact) = tracked.last_word_again() {
+                if !changed && let Some(fact) = tracked.last_word_again() {
                     (self.context.report)(Report::Seen { app: command.app.clone(), instance: key, fact });
                 }
             } else {

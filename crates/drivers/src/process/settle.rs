@@ -3,7 +3,7 @@
 //!
 //! Invariant: nothing is started before it is known that nothing under this name runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trundle_core::event::{Exit, RefusalCode};
 
@@ -15,6 +15,11 @@ use crate::shim::record::{ExitRecord, Refusal, ShimRecord};
 use crate::sweep::Marks;
 
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// For a shim to write that its process runs.
+const SHIM_PATIENCE: Duration = Duration::from_secs(10);
+/// For a process with the label to turn out to be a shim.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) enum Settled {
     Running {
@@ -36,7 +41,11 @@ pub(super) fn settle(job: &Job, may_start: bool) -> Settled {
         return Settled::Refused(refusal);
     }
     if dir.exists() {
-        // A daemon died between making the folder and hearing of the shim. Whatever came of it was never routed.
+        // A daemon died between making the folder and hearing of the shim, which may still be at work.
+        wait_for_start(job, &dir);
+        if let Some(record) = dir.shim() {
+            return known(job, record);
+        }
         if !job.label().kill(None, KILL_PATIENCE).is_empty() {
             let text = format!("processes of an earlier start of {} could not be killed", job.name);
             return Settled::Refused(Refusal::new(RefusalCode::System, text));
@@ -51,6 +60,19 @@ pub(super) fn settle(job: &Job, may_start: bool) -> Settled {
     match spawn::start(job, &dir) {
         Ok(record) => Settled::Running { record, adopted: false },
         Err(refusal) => Settled::Refused(refusal),
+    }
+}
+
+/// Until the shim of a former daemon has come to an end of its start, whatever that is, or nothing of it is there.
+fn wait_for_start(job: &Job, dir: &InstanceDir) {
+    let began = Instant::now();
+    while dir.shim().is_none() && !job.label().members().is_empty() {
+        // It is a shim at work if it has the lock; until then it may be one that has not come that far.
+        let is_shim = matches!(dir.lock(), Ok(None));
+        if began.elapsed() > if is_shim { SHIM_PATIENCE } else { LOCK_PATIENCE } {
+            return;
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
