@@ -180,6 +180,12 @@ fn a_shim_that_was_killed_takes_its_instance_with_it_once_a_daemon_looks() {
     assert!(!is_gone(shim), "it ignores what a terminal sends");
     kill(shim, "KILL");
     world.wait_for("1-1", &exit(None, None));
+    // The one that gave up label and session is out of reach once the shim is gone: the test ends it itself.
+    for orphan in world.log("1-1").iter().filter_map(|line| line.strip_prefix("orphan ")?.parse().ok()) {
+        if !is_dead(orphan) {
+            kill(orphan, "KILL");
+        }
+    }
     // Who buries it is not ours to say: its parent is gone.
     assert!(is_dead(pid) && still_running(&world.state).is_empty());
 }
