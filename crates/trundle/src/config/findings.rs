@@ -6,7 +6,7 @@ use super::Loaded;
 use super::node::{Place, Table, Value};
 use super::problem::{ConfigError, Problem};
 use super::sets;
-use super::source::Source;
+use super::source::{Source, harmless};
 
 /// More than this helps nobody.
 const PROBLEMS_MAX: usize = 200;
@@ -65,7 +65,7 @@ impl<'a> Findings<'a> {
     }
 
     pub fn note(&self, text: impl Into<String>) {
-        self.notes.borrow_mut().push(text.into());
+        self.notes.borrow_mut().push(harmless(&text.into()));
     }
 
     /// What core says about settings that cannot hold. A key that was refused already got a value of its own accord.

@@ -12,6 +12,8 @@ use miette::{
 };
 use serde::Serialize;
 
+use super::source::harmless;
+
 /// One thing to correct.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
@@ -56,6 +58,10 @@ impl ConfigError {
     /// `text` is what the spans point into.
     pub(super) fn new(file: String, text: String, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.span.as_ref().map_or(usize::MAX, |span| span.start));
+        for problem in &mut problems {
+            problem.message = harmless(&problem.message);
+            problem.hint = harmless(&problem.hint);
+        }
         let source = Arc::new(WholeLines(NamedSource::new(&file, text)));
         let shown = problems
             .iter()

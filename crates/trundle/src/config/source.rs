@@ -86,6 +86,12 @@ impl Source {
     }
 }
 
+/// A message in which a path or a name may stand: what a terminal would obey is escaped.
+pub fn harmless(message: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_debug().collect() } else { c.to_string() };
+    message.chars().map(escaped).collect()
+}
+
 /// Input as it may be shown: escaped, and cut to a length a terminal can bear.
 pub fn shown(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 80;
