@@ -68,7 +68,8 @@ fn name_for(dir: &Path) -> AppName {
 const TEMPLATE: &str = r#"# What runs, and how a new version replaces the old one. Check it with `trundle validate`.
 # A key that is commented out shows its default or an example.
 
-name = "@NAME@"                     # part of instance names, such as @NAME@-2-3
+# Part of the names of instances, such as @NAME@-2-3.
+name = "@NAME@"
 version = "1.0"                   # a label for people; `--set version=1.1` says it from outside
 replicas = 2                      # how many instances serve (default 1)
 
