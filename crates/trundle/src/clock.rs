@@ -15,11 +15,14 @@ pub fn monotonic_ms() -> u64 {
 
 /// RFC 3339 in UTC, to the millisecond.
 pub fn rfc3339(wall_ms: u64) -> String {
-    let shown = i64::try_from(wall_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+    let shown =
+        i64::try_from(wall_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
     format!("{shown:.3}")
 }
 
 /// Changes with each start of the machine.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }

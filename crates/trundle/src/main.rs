@@ -5,6 +5,7 @@ mod cli;
 mod clock;
 mod config;
 mod daemon;
+mod demo;
 mod exit;
 mod state_dir;
 mod term;
@@ -17,6 +18,8 @@ fn main() {
     let code = match (word(0), word(1)) {
         (Some("shim"), Some("proxy")) => cli::internal::holder(&args[2..]),
         (Some("shim"), _) => trundle_drivers::run_shim(&args[1..]),
+        (Some("sample"), _) => demo::sample::run(),
+        (Some("load"), _) => demo::load::run(&args[1..]),
         (Some("proxy"), _) => cli::internal::proxy(&args[1..]),
         _ => cli::run(),
     };

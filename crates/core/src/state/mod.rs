@@ -152,9 +152,12 @@ impl AppState {
         let phase = instance.phase();
         match fact {
             Fact::Started { incarnation, .. } => {
-                instance.incarnation() != Some(incarnation) || matches!(phase, Phase::Intended | Phase::Unknown)
+                instance.incarnation() != Some(incarnation)
+                    || matches!(phase, Phase::Intended | Phase::Unknown)
             }
-            Fact::Ready => matches!(phase, Phase::Intended | Phase::Starting | Phase::Unready | Phase::Unknown),
+            Fact::Ready => {
+                matches!(phase, Phase::Intended | Phase::Starting | Phase::Unready | Phase::Unknown)
+            }
             Fact::Unready => phase == Phase::Ready,
             Fact::Routed(routed) => phase == Phase::Ready && instance.is_routed() != *routed,
             Fact::Drained { .. } => phase == Phase::Draining && instance.drained().is_none(),

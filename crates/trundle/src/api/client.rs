@@ -82,8 +82,10 @@ impl Client {
     }
 
     /// What happens, as it happens.
-    pub async fn watch(&self, app: &str) -> Result<Watch, ClientError> {
-        let body = self.call("GET", &format!("/v1/apps/{app}/watch"), Bytes::new()).await?;
+    /// With a rollout: from its beginning.
+    pub async fn watch(&self, app: &str, rollout: Option<u32>) -> Result<Watch, ClientError> {
+        let since = rollout.map(|id| format!("?rollout={id}")).unwrap_or_default();
+        let body = self.call("GET", &format!("/v1/apps/{app}/watch{since}"), Bytes::new()).await?;
         Ok(Watch { body, rest: Vec::new() })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -75,7 +76,8 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, _st
         .route("/v1/apps/{app}/history", get(history))
         .route("/v1/apps/{app}/watch", get(watch))
         .with_state(served);
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return Ended::Signal;
     };
     tokio::select! {
@@ -106,7 +108,11 @@ async fn daemon(State(served): State<Served>) -> Answer<DaemonInfo> {
     Ok(Json(DaemonInfo { pid: std::process::id(), release, apps: apps.ok_or_else(ended)? }))
 }
 
-async fn ask(State(served): State<Served>, UrlPath(app): UrlPath<String>, Json(ask): Json<Ask>) -> Answer<Told> {
+async fn ask(
+    State(served): State<Served>,
+    UrlPath(app): UrlPath<String>,
+    Json(ask): Json<Ask>,
+) -> Answer<Told> {
     tell_engine(&served.handle, app_name(&app)?, ask.by, ask.request).await.map(Json)
 }
 
@@ -134,7 +140,9 @@ async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
     let in_flight = of_app.into_iter().flat_map(|a| &a.endpoints);
     view::Traffic {
         requests: of_app.map(crate::daemon::requests),
-        in_flight: in_flight.filter_map(|e| Some((InstanceKey::parse_name(app, &e.id)?, e.in_flight))).collect(),
+        in_flight: in_flight
+            .filter_map(|e| Some((InstanceKey::parse_name(app, &e.id)?, e.in_flight)))
+            .collect(),
     }
 }
 
@@ -172,7 +180,9 @@ async fn history(State(served): State<Served>, UrlPath(app): UrlPath<String>) ->
     let missing = problem(StatusCode::NOT_FOUND, format!("there is no app called {app}"));
     let found = served
         .handle
-        .look(move |engine| engine.apps().get(&app).map(|known| view::history(known, &traffic, clock::rfc3339)))
+        .look(move |engine| {
+            engine.apps().get(&app).map(|known| view::history(known, &traffic, clock::rfc3339))
+        })
         .await;
     found.flatten().map(Json).ok_or(missing)
 }
@@ -185,7 +195,9 @@ async fn down_all(State(served): State<Served>, Json(by): Json<String>) -> Answe
     }
     let gone = async {
         loop {
-            let live = served.handle.look(|engine| engine.apps().values().map(|a| a.state.totals().live()).sum::<u32>());
+            let live = served
+                .handle
+                .look(|engine| engine.apps().values().map(|a| a.state.totals().live()).sum::<u32>());
             if live.await.is_none_or(|live| live == 0) {
                 return;
             }
@@ -193,7 +205,10 @@ async fn down_all(State(served): State<Served>, Json(by): Json<String>) -> Answe
         }
     };
     if tokio::time::timeout(LONGEST_DOWN, gone).await.is_err() {
-        return Err(problem(StatusCode::GATEWAY_TIMEOUT, "some instances do not end; see `trundle status`".to_owned()));
+        return Err(problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "some instances do not end; see `trundle status`".to_owned(),
+        ));
     }
     // The answer goes out first.
     let down = served.down.clone();
@@ -205,16 +220,33 @@ async fn down_all(State(served): State<Served>, Json(by): Json<String>) -> Answe
 }
 
 /// What happens, as it happens, and how things stand, for as long as somebody reads.
-async fn watch(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> Result<Response, Response> {
+async fn watch(
+    State(served): State<Served>,
+    UrlPath(app): UrlPath<String>,
+    Query(since): Query<Since>,
+) -> Result<Response, Response> {
     let app = app_name(&app)?;
     let (lines, stream) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(64);
-    tokio::spawn(watch_into(served, app, lines));
+    tokio::spawn(watch_into(served, app, since.rollout, lines));
     let body = StreamBody::new(ReceiverStream(stream));
     Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
 }
 
-async fn watch_into(served: Served, app: AppName, out: mpsc::Sender<Result<Frame<Bytes>, Infallible>>) {
-    let mut lines = served.handle.lines();
+/// `?rollout=N`: what was told of that rollout before is told again first.
+#[derive(Deserialize)]
+struct Since {
+    rollout: Option<u32>,
+}
+
+type Frames = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
+
+async fn watch_into(served: Served, app: AppName, since: Option<u32>, out: Frames) {
+    let (recent, mut lines) = served.handle.lines();
+    for line in recent.iter().filter(|l| since.is_some() && l.app == app.as_str() && l.rollout >= since) {
+        if write(&out, &Watched::Line(Line::clone(line))).await.is_err() {
+            return;
+        }
+    }
     let mut last = None;
     let mut tick = tokio::time::interval(STATUS_EVERY);
     loop {
@@ -241,12 +273,17 @@ async fn watch_into(served: Served, app: AppName, out: mpsc::Sender<Result<Frame
             }
             continue;
         };
-        let Ok(mut text) = serde_json::to_vec(&told) else { return };
-        text.push(b'\n');
-        if out.send(Ok(Frame::data(Bytes::from(text)))).await.is_err() {
+        if write(&out, &told).await.is_err() {
             return;
         }
     }
+}
+
+/// An error when nobody reads any more.
+async fn write(out: &Frames, told: &Watched) -> Result<(), ()> {
+    let mut text = serde_json::to_vec(told).map_err(|_| ())?;
+    text.push(b'\n');
+    out.send(Ok(Frame::data(Bytes::from(text)))).await.map_err(|_| ())
 }
 
 /// A receiver as the stream that a body is made of.

@@ -31,7 +31,10 @@ pub async fn run(
     let request = DeployRequest { template, settings, if_idle, seen_rollout: seen };
     let mut by = who();
     for (key, value) in meta {
-        by.push_str(&format!(" {key}={}", value.chars().filter(|c| !c.is_control()).take(200).collect::<String>()));
+        by.push_str(&format!(
+            " {key}={}",
+            value.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
+        ));
     }
     let answer = told(context.client.ask(name.as_str(), by, Request::Deploy(Box::new(request))).await)?;
     follow::after(context, &name, &answer, follow, Purpose::GoOn).await
@@ -41,8 +44,11 @@ pub async fn run(
 pub fn load(context: &Context, file: &FileArgs, secrets: Secrets) -> Result<Loaded, Stop> {
     config::load(&file.file, &file.sets, secrets, &|key| std::env::var_os(key)).map_err(|problems| {
         if context.json {
-            println!("{}", serde_json::json!({ "error": "the file cannot be used", "problems": problems.problems(),
-                "exit_code": Exit::Error.code() }));
+            println!(
+                "{}",
+                serde_json::json!({ "error": "the file cannot be used", "problems": problems.problems(),
+                "exit_code": Exit::Error.code() })
+            );
         } else {
             eprint!("{}", problems.rendered(super::validate::look_of_stderr()));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use trundle_core::ids::AppName;
+use trundle_drivers::logs::printable;
 use trundle_engine::view::{Line, RolloutStatus, Status};
 
 use super::{Context, FollowArgs, Stop, print_json, told};
@@ -22,6 +23,8 @@ pub enum Purpose {
 
 /// A daemon that is gone may come back: instances and proxy go on without it.
 const WAIT_FOR_DAEMON: Duration = Duration::from_secs(120);
+/// In plain lines.
+const WAIT_TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// After a request was accepted.
 pub async fn after(
@@ -87,12 +90,19 @@ async fn watch(
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut lost_at: Option<Instant> = None;
     loop {
-        let Ok(mut stream) = context.client.watch(app.as_str()).await else {
+        let since = match target {
+            Target::Rollout(id) => Some(id),
+            Target::Settled => None,
+        };
+        let Ok(mut stream) = context.client.watch(app.as_str(), since).await else {
             let lost_since = *lost_at.get_or_insert_with(|| {
-                show.note("the daemon does not answer; instances and proxy go on; waiting for it to come back");
+                show.note(
+                    "the daemon does not answer; instances and proxy go on; waiting for it to come back",
+                );
                 Instant::now()
             });
-            let give_up = lost_since.elapsed() > WAIT_FOR_DAEMON || deadline.is_some_and(|d| Instant::now() >= d);
+            let give_up =
+                lost_since.elapsed() > WAIT_FOR_DAEMON || deadline.is_some_and(|d| Instant::now() >= d);
             if give_up {
                 show.end();
                 return still_running(context, app, "the daemon does not answer");
@@ -168,18 +178,23 @@ async fn finish(context: &Context, app: &AppName, target: Target, exit: Exit) ->
     // The last word is asked for anew: it has the final counts.
     let status = told(context.client.status(app.as_str()).await)?;
     if context.json {
-        print_json(&serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
-            "exit_code": exit.code(), "status": status }))?;
+        print_json(
+            &serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
+            "exit_code": exit.code(), "status": status }),
+        )?;
         return Ok(exit);
     }
     if exit == Exit::Superseded {
         let newer = status.rollout.as_ref();
-        let (id, to, by) = newer.map_or((0, String::new(), String::new()), |r| (r.id, r.to_version.clone(), r.by.clone()));
+        let (id, to, by) =
+            newer.map_or((0, String::new(), String::new()), |r| (r.id, r.to_version.clone(), r.by.clone()));
         let was = match target {
             Target::Rollout(was) => was.to_string(),
             Target::Settled => String::new(),
         };
-        eprintln!("rollout {was} was superseded by rollout {id} to {to}, begun by {by}; follow that one with `trundle wait {id}`");
+        eprintln!(
+            "rollout {was} was superseded by rollout {id} to {to}, begun by {by}; follow that one with `trundle wait {id}`"
+        );
         return Ok(exit);
     }
     if matches!(exit, Exit::Paused | Exit::RolledBack | Exit::Failed) {
@@ -192,10 +207,14 @@ async fn finish(context: &Context, app: &AppName, target: Target, exit: Exit) ->
 }
 
 fn still_running(context: &Context, app: &AppName, why: &str) -> Result<Exit, Stop> {
-    let says = format!("{why}; the rollout goes on: follow it with `trundle wait --app {app}`, look with `trundle status {app}`");
+    let says = format!(
+        "{why}; the rollout goes on: follow it with `trundle wait --app {app}`, look with `trundle status {app}`"
+    );
     if context.json {
-        print_json(&serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
-            "exit_code": Exit::StillRunning.code(), "text": says }))?;
+        print_json(
+            &serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
+            "exit_code": Exit::StillRunning.code(), "text": says }),
+        )?;
     } else {
         eprintln!("{says}");
     }
@@ -205,44 +224,61 @@ fn still_running(context: &Context, app: &AppName, why: &str) -> Result<Exit, St
 /// Where what happens is shown: live bars, plain lines, or JSON lines.
 enum Show {
     Live(Box<Live>),
-    Plain { last_wait: String },
-    Json,
+    /// `last`: of the lines shown, so that a reconnected stream repeats none.
+    Plain {
+        last: u64,
+        quiet_since: Instant,
+        last_wait: String,
+    },
+    Json {
+        last: u64,
+    },
     Quiet,
 }
 
 impl Show {
     fn new(context: &Context) -> Self {
         match (context.json, context.quiet, context.live) {
-            (true, ..) => Self::Json,
+            (true, ..) => Self::Json { last: 0 },
             (_, true, _) => Self::Quiet,
             (.., true) => Self::Live(Box::default()),
-            (.., false) => Self::Plain { last_wait: String::new() },
+            (.., false) => Self::Plain { last: 0, quiet_since: Instant::now(), last_wait: String::new() },
         }
     }
 
     fn line(&mut self, line: &Line) -> Result<(), Stop> {
         match self {
-            Self::Json => print_json(line)?,
-            Self::Plain { .. } => println!("{}  {}", time_of(&line.at), line.text),
+            Self::Json { last } if line.n > *last => {
+                *last = line.n;
+                print_json(line)?;
+            }
+            Self::Plain { last, quiet_since, .. } if line.n > *last => {
+                *last = line.n;
+                *quiet_since = Instant::now();
+                println!("{}  {}", time_of(&line.at), printable(&line.text));
+            }
             Self::Live(live) => live.line(line),
-            Self::Quiet => {}
+            Self::Json { .. } | Self::Plain { .. } | Self::Quiet => {}
         }
         Ok(())
     }
 
     fn status(&mut self, told: &crate::api::types::StatusLine) -> Result<(), Stop> {
         match self {
-            Self::Json => print_json(told)?,
-            Self::Plain { last_wait } => {
-                let codes: Vec<_> = told.status.reasons.iter().filter_map(|r| r["code"].as_str()).collect();
-                let wait = codes.join(" ");
-                if wait != *last_wait
-                    && let Some(text) = told.status.reasons.iter().find_map(|r| r["text"].as_str())
-                    && told.status.rollout.as_ref().is_some_and(|r| r.ended_at.is_none())
-                {
-                    println!("{}  … {text}", time_of(&told.at));
+            Self::Json { .. } => print_json(told)?,
+            Self::Plain { quiet_since, last_wait, .. } => {
+                // A wait is told once it lasts, and once for each thing that is waited for.
+                let first = told.status.reasons.first();
+                let code = first.and_then(|r| r["code"].as_str()).unwrap_or_default();
+                let open = told.status.rollout.as_ref().is_some_and(|r| r.ended_at.is_none());
+                if open && quiet_since.elapsed() >= WAIT_TOLD_AFTER && code != last_wait.as_str() {
+                    let text = first.and_then(|r| r["text"].as_str()).unwrap_or_default();
+                    println!("{}  … {}", time_of(&told.at), printable(text));
+                    code.clone_into(last_wait);
                 }
-                *last_wait = wait;
+                if quiet_since.elapsed() < WAIT_TOLD_AFTER {
+                    last_wait.clear();
+                }
             }
             Self::Live(live) => live.status(&told.status),
             Self::Quiet => {}
@@ -252,7 +288,7 @@ impl Show {
 
     fn note(&mut self, text: &str) {
         match self {
-            Self::Json | Self::Quiet => {}
+            Self::Json { .. } | Self::Quiet => {}
             Self::Plain { .. } => eprintln!("{text}"),
             Self::Live(live) => live.note(text),
         }

@@ -23,7 +23,8 @@ pub fn proxy(args: &[OsString]) -> i32 {
 }
 
 fn state_dir(args: &[OsString]) -> Option<PathBuf> {
-    let named = args.iter().position(|a| a == "--state-dir").and_then(|at| args.get(at + 1)).map(PathBuf::from);
+    let named =
+        args.iter().position(|a| a == "--state-dir").and_then(|at| args.get(at + 1)).map(PathBuf::from);
     named.or_else(|| std::env::var_os("TRUNDLE_STATE_DIR").map(PathBuf::from))
 }
 

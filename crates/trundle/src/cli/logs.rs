@@ -40,9 +40,9 @@ pub async fn run(context: &Context, name: Option<&str>, follow: bool, n: usize) 
         tokio::time::sleep(LOOK_EVERY).await;
         // New instances of the same name join in, from their first line.
         for (app, key) in find(context, name).unwrap_or_default() {
-            followed.entry(key.name(&app)).or_insert_with(|| {
-                logs::Follower::from_start(logs::path(&context.state_dir, &app, key))
-            });
+            followed
+                .entry(key.name(&app))
+                .or_insert_with(|| logs::Follower::from_start(logs::path(&context.state_dir, &app, key)));
         }
         for (name, follower) in &mut followed {
             for line in follower.lines().unwrap_or_default() {
@@ -65,8 +65,7 @@ fn find(context: &Context, name: Option<&str>) -> Result<Vec<(AppName, InstanceK
     if let Some(app) = apps.iter().find(|app| app.as_str() == name) {
         return Ok(of(app));
     }
-    let one: Vec<_> =
-        apps.iter().flat_map(of).filter(|(app, key)| key.name(app) == name).collect();
+    let one: Vec<_> = apps.iter().flat_map(of).filter(|(app, key)| key.name(app) == name).collect();
     if one.is_empty() {
         return Err(Stop::Error(format!(
             "there are no logs of {}; `trundle logs` shows those of all instances",

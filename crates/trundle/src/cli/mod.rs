@@ -190,6 +190,12 @@ enum Command {
         #[arg(long, hide = true)]
         detach: bool,
     },
+    /// Runs a complete rollout on this machine, under load, with the proof at the end
+    Demo {
+        /// Plants a bug in the demo's daemon, to see the demo find it (only in debug builds)
+        #[arg(long, hide = true, value_name = "BUG")]
+        plant: Option<String>,
+    },
     /// Stops an app, or all of them and the proxy and the daemon
     Down { app: Option<AppName> },
 }
@@ -262,10 +268,13 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Scale { app, replicas, follow } => {
             app::followed(context, Some(app), Request::Scale(replicas), &follow).await
         }
-        Command::Restart { app, follow } => app::followed(context, Some(app), Request::Restart, &follow).await,
+        Command::Restart { app, follow } => {
+            app::followed(context, Some(app), Request::Restart, &follow).await
+        }
         Command::History { app } => history::run(context, app).await,
         Command::Report { rollout, which } => report::run(context, rollout, which.app).await,
         Command::Logs { name, follow, lines } => logs::run(context, name.as_deref(), follow, lines).await,
+        Command::Demo { plant } => return crate::demo::run(context.json, plant.as_deref()).await,
         Command::Down { app } => daemon::down(context, app).await,
         Command::Daemon { .. } => Ok(Exit::Done),
     };
@@ -314,7 +323,7 @@ fn told<T>(answer: Result<T, crate::api::client::ClientError>) -> Result<T, Stop
     })
 }
 
-fn fail(text: &str) -> i32 {
+pub fn fail(text: &str) -> i32 {
     eprintln!("{}: {text}", crate::term::red("error"));
     Exit::Error.code()
 }
@@ -327,7 +336,9 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Stop> {
 
 /// `ann@host`
 fn who() -> String {
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|key| std::env::var(key).ok().filter(|u| !u.is_empty()));
+    let user = ["SUDO_USER", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|key| std::env::var(key).ok().filter(|u| !u.is_empty()));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     format!("{user}@{host}").chars().filter(|c| !c.is_control()).take(100).collect()
@@ -335,11 +346,16 @@ fn who() -> String {
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    if key.is_empty() { Err("the key is missing: write KEY=VALUE".into()) } else { Ok((key.into(), value.into())) }
+    if key.is_empty() {
+        Err("the key is missing: write KEY=VALUE".into())
+    } else {
+        Ok((key.into(), value.into()))
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let ms = crate::config::parse_duration(text).map_err(|why| format!("it {why}; write 90s, 5m or 1h30m"))?;
+    let ms =
+        crate::config::parse_duration(text).map_err(|why| format!("it {why}; write 90s, 5m or 1h30m"))?;
     Ok(Duration::from_millis(ms))
 }
 

@@ -91,7 +91,10 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
         let shown = differs.as_ref().map(crate::term::card::changes).unwrap_or_default();
         print!("{}", crate::term::plan::render(&planned, &mix, &shown));
         if fixed_port && replaced && step.rollout.is_some() {
-            println!("{}: a fixed port serves one instance: for a moment none serves", crate::term::yellow("warning"));
+            println!(
+                "{}: a fixed port serves one instance: for a moment none serves",
+                crate::term::yellow("warning")
+            );
         }
         for note in &notes {
             println!("{}: {note}", crate::term::yellow("note"));

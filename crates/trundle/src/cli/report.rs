@@ -12,7 +12,8 @@ pub async fn run(context: &Context, rollout: Option<u32>, app: Option<AppName>) 
     let history = super::history::of(context, &app).await?;
     let wanted = rollout.or_else(|| history.rollouts.last().map(|r| r.rollout));
     let row = history.rollouts.iter().find(|r| Some(r.rollout) == wanted);
-    let row = row.ok_or_else(|| Stop::Error(format!("{app} has no such rollout; see `trundle history {app}`")))?;
+    let row =
+        row.ok_or_else(|| Stop::Error(format!("{app} has no such rollout; see `trundle history {app}`")))?;
     let lines = timeline(context, &app, row.rollout)?;
     if context.json {
         print_json(&serde_json::json!({ "rollout": row, "timeline": lines }))?;

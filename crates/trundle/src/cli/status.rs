@@ -65,7 +65,7 @@ pub fn offline(context: &Context) -> Result<std::collections::BTreeMap<AppName, 
 
 async fn follow(context: &Context, app: Option<AppName>) -> Result<Exit, Stop> {
     let app = super::app::the_app(context, app).await?;
-    let mut stream = told(context.client.watch(app.as_str()).await)?;
+    let mut stream = told(context.client.watch(app.as_str(), None).await)?;
     while let Some(watched) = stream.next().await {
         if context.json {
             print_json(&watched)?;

@@ -1,7 +1,8 @@
 //! The engine's thread: it sleeps until something comes in or a timer is due, turns, and tells who listens.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ const MOST_INPUTS: usize = 10_000;
 pub struct Handle {
     inbox: Sender<Message>,
     lines: broadcast::Sender<Arc<Line>>,
+    /// The last lines, for who comes late.
+    recent: Arc<Mutex<VecDeque<Arc<Line>>>>,
 }
 
 impl Handle {
@@ -46,12 +49,28 @@ impl Handle {
         let _ = self.inbox.send(message);
     }
 
-    pub fn lines(&self) -> broadcast::Receiver<Arc<Line>> {
-        self.lines.subscribe()
+    /// What was told lately, and everything from now on: nothing falls between.
+    pub fn lines(&self) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        (recent.iter().cloned().collect(), self.lines.subscribe())
+    }
+
+    fn tell(&self, line: Line) {
+        let line = Arc::new(line);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() >= LINES_KEPT {
+            recent.pop_front();
+        }
+        recent.push_back(line.clone());
+        // Nobody listening is no error.
+        let _ = self.lines.send(line);
     }
 
     /// Asks between two turns; None when the engine has ended.
-    pub async fn look<T: Send + 'static>(&self, with: impl FnOnce(&DaemonEngine) -> T + Send + 'static) -> Option<T> {
+    pub async fn look<T: Send + 'static>(
+        &self,
+        with: impl FnOnce(&DaemonEngine) -> T + Send + 'static,
+    ) -> Option<T> {
         let (answer, asked) = tokio::sync::oneshot::channel();
         self.send(Message::Look(Box::new(move |engine| {
             let _ = answer.send(with(engine));
@@ -63,10 +82,14 @@ impl Handle {
 pub fn channel() -> (Handle, Receiver<Message>) {
     let (inbox, messages) = mpsc::channel();
     let (lines, _) = broadcast::channel(LINES_KEPT);
-    (Handle { inbox, lines }, messages)
+    (Handle { inbox, lines, recent: Arc::default() }, messages)
 }
 
-pub fn spawn(engine: DaemonEngine, inbox: Receiver<Message>, handle: Handle) -> std::io::Result<JoinHandle<()>> {
+pub fn spawn(
+    engine: DaemonEngine,
+    inbox: Receiver<Message>,
+    handle: Handle,
+) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || run(engine, &inbox, &handle))
 }
 
@@ -104,7 +127,6 @@ fn run(mut engine: DaemonEngine, inbox: &Receiver<Message>, handle: &Handle) {
 fn tell(engine: &DaemonEngine, app: &AppName, entry: &trundle_engine::journal::Entry, handle: &Handle) {
     let Some(app) = engine.apps().get(app) else { return };
     if let Some(line) = line(entry, &app.state, clock::rfc3339) {
-        // Nobody listening is no error.
-        let _ = handle.lines.send(Arc::new(line));
+        handle.tell(line);
     }
 }

@@ -10,13 +10,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use trundle_drivers::{ProcessConfig, ProcessDriver};
-use trundle_engine::ports::Report;
 use trundle_engine::journal::SqliteJournal;
 use trundle_engine::lock::StateLock;
+use trundle_engine::ports::Report;
 use trundle_engine::{Engine, Input};
 
 pub use engine_thread::{Handle, Message};
 pub use router::{Traffic, requests};
+
+/// Names the variable by which a debug build is told to behave badly, so that the demo can be seen to find it.
+pub const PLANT: &str = "TRUNDLE_PLANT_BUG";
 
 pub struct DaemonConfig {
     pub state_dir: PathBuf,
@@ -67,7 +70,12 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     };
     let driver = ProcessDriver::new(process, runtime.handle().clone(), report)?;
     let journal = SqliteJournal::open(&config.state_dir)?;
-    let engine = Engine::recover(journal, driver, router::ProxyRouter::new(traffic.clone()), &crate::clock::boot_id())?;
+    let engine = Engine::recover(
+        journal,
+        driver,
+        router::ProxyRouter::new(traffic.clone()),
+        &crate::clock::boot_id(),
+    )?;
 
     let listener = {
         let _inside = runtime.enter();
@@ -77,7 +85,12 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
     runtime.spawn(router::keep(traffic.clone(), config.state_dir.clone()));
     notify_ready();
-    let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic, config.state_dir.clone()));
+    let ended = runtime.block_on(crate::api::server::serve(
+        listener,
+        handle.clone(),
+        traffic,
+        config.state_dir.clone(),
+    ));
     handle.send(Message::Stop);
     // The last decision is on the disk before the lock is given back.
     let _ = engine.join();

@@ -18,6 +18,7 @@ use super::engine_thread::{Handle, Message};
 /// How long the engine's thread waits for the proxy's counts: they are asked for only as a rollout begins and ends.
 const COUNTS_MS: u64 = 250;
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+const START_AGAIN: Duration = Duration::from_secs(3);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
 
 /// What the engine's thread, the connection and the API share.
@@ -70,7 +71,9 @@ impl Traffic {
             match asked.try_recv() {
                 Ok(stats) => return Some(stats),
                 Err(oneshot::error::TryRecvError::Closed) => return None,
-                Err(oneshot::error::TryRecvError::Empty) if std::time::Instant::now() >= deadline => return None,
+                Err(oneshot::error::TryRecvError::Empty) if std::time::Instant::now() >= deadline => {
+                    return None;
+                }
                 Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_micros(200)),
             }
         }
@@ -78,22 +81,33 @@ impl Traffic {
 }
 
 /// The engine's side.
-pub struct ProxyRouter(Traffic);
+pub struct ProxyRouter {
+    traffic: Traffic,
+    /// Planted: says that a drain is proven before the proxy was even told.
+    lies_about_drains: bool,
+}
 
 impl ProxyRouter {
     pub fn new(traffic: Traffic) -> Self {
-        Self(traffic)
+        let planted = std::env::var(super::PLANT).is_ok_and(|bug| bug == "stop-before-drain");
+        Self { traffic, lies_about_drains: planted && cfg!(debug_assertions) }
     }
 }
 
 impl Router for ProxyRouter {
     fn set(&mut self, routes: &Routes<'_>) {
-        let mut tables = self.0.tables();
+        if self.lies_about_drains {
+            for route in routes.routes.iter().filter(|r| r.state == RouteState::Draining) {
+                seen(&self.traffic, routes.app, route.instance, Fact::Drained { proof: DrainProof::Proven });
+            }
+        }
+        let mut tables = self.traffic.tables();
         tables.fence = Some(routes.fence);
         tables.unpublished = true;
         match proxy_app(routes) {
             Some(app) => {
-                let routed = routes.routes.iter().filter(|r| r.state == RouteState::Routed).map(|r| r.instance);
+                let routed =
+                    routes.routes.iter().filter(|r| r.state == RouteState::Routed).map(|r| r.instance);
                 tables.routed.insert(routes.app.clone(), routed.collect());
                 tables.apps.insert(routes.app.clone(), app);
             }
@@ -105,13 +119,13 @@ impl Router for ProxyRouter {
     }
 
     fn publish(&mut self) {
-        if std::mem::take(&mut self.0.tables().unpublished) {
-            self.0.shared.changed.notify_one();
+        if std::mem::take(&mut self.traffic.tables().unpublished) {
+            self.traffic.shared.changed.notify_one();
         }
     }
 
     fn counts(&mut self, app: &AppName) -> Option<Requests> {
-        let stats = self.0.stats_blocking()?;
+        let stats = self.traffic.stats_blocking()?;
         Some(stats.apps.get(app.as_str()).map(requests).unwrap_or_default())
     }
 }
@@ -165,6 +179,7 @@ pub async fn keep(traffic: Traffic, state_dir: PathBuf) {
     let Some(mut asked) = traffic.asked.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     let path = state_dir.join(proxy::SOCKET_NAME);
     let mut pause = RECONNECT_FIRST;
+    let mut started: Option<tokio::time::Instant> = None;
     loop {
         // A worker needs no proxy: none is started before there is something to route.
         while traffic.tables().apps.is_empty() {
@@ -181,6 +196,12 @@ pub async fn keep(traffic: Traffic, state_dir: PathBuf) {
                 converse(&traffic, &mut asked, sender, receiver).await;
             }
             Err(error) => {
+                // One that was just started needs a moment.
+                if started.is_some_and(|at| at.elapsed() < START_AGAIN) {
+                    tokio::time::sleep(RECONNECT_FIRST).await;
+                    continue;
+                }
+                started = Some(tokio::time::Instant::now());
                 if let Err(why) = super::proxy::ensure(&state_dir) {
                     trouble(&traffic, &format!("{error}; and it cannot be started: {why}"));
                 }
@@ -235,7 +256,11 @@ async fn converse(
     }
 }
 
-async fn send_table(traffic: &Traffic, sender: &mut ClientSender, sent: &mut Sent) -> Result<(), proxy::ClientError> {
+async fn send_table(
+    traffic: &Traffic,
+    sender: &mut ClientSender,
+    sent: &mut Sent,
+) -> Result<(), proxy::ClientError> {
     let table = {
         let tables = traffic.tables();
         let Some(fence) = tables.fence else { return Ok(()) };
@@ -266,7 +291,9 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
                 let endpoint = known.endpoints.iter().find(|e| e.id == id && e.incarnation == incarnation)?;
                 (endpoint.state == proxy::EndpointState::Draining).then(|| app.clone())
             });
-            if let Some((app, key)) = owner.and_then(|app| Some((app.clone(), InstanceKey::parse_name(&app, &id)?))) {
+            if let Some((app, key)) =
+                owner.and_then(|app| Some((app.clone(), InstanceKey::parse_name(&app, &id)?)))
+            {
                 seen(traffic, &app, key, Fact::Drained { proof: DrainProof::Proven });
             }
         }

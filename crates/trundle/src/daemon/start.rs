@@ -61,5 +61,9 @@ pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError>
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Err(StartError::Failed(format!("it does not answer within {} s; see {}", LONGEST_START.as_secs(), log_path.display())))
+    Err(StartError::Failed(format!(
+        "it does not answer within {} s; see {}",
+        LONGEST_START.as_secs(),
+        log_path.display()
+    )))
 }

@@ -81,7 +81,8 @@ fn about(out: &mut String, failure: &Failure) {
 /// Each difference on a line.
 pub fn changes(changed: &Changed) -> Vec<String> {
     let mut lines = Vec::new();
-    let show = |value: &Option<String>| value.as_ref().map_or_else(|| "(not set)".to_owned(), |v| printable(v));
+    let show =
+        |value: &Option<String>| value.as_ref().map_or_else(|| "(not set)".to_owned(), |v| printable(v));
     for (key, [old, new]) in &changed.env {
         lines.push(format!("{key} {} → {}", show(old), bold(&show(new))));
     }
@@ -121,7 +122,10 @@ fn serving(out: &mut String, status: &Status) {
     row(
         out,
         "serving",
-        &format!("{mix} (floor {}), {} requests in this rollout, {lost}", status.floor, status.requests.total),
+        &format!(
+            "{mix} (floor {}), {} requests in this rollout, {lost}",
+            status.floor, status.requests.total
+        ),
     );
 }
 
@@ -168,7 +172,11 @@ fn evidence(out: &mut String, failure: &Failure) {
     if failure.logs.is_empty() {
         row(out, "log", "it wrote nothing");
     } else {
-        row(out, "log", &format!("the last {} lines (trundle logs {})", failure.logs.len(), failure.instance));
+        row(
+            out,
+            "log",
+            &format!("the last {} lines (trundle logs {})", failure.logs.len(), failure.instance),
+        );
         for line in &failure.logs {
             let _ = writeln!(out, "    {}", printable(line));
         }

@@ -26,11 +26,8 @@ pub fn render(history: &History) -> String {
         );
     }
     for revision in &history.revisions {
-        let marks = [
-            (revision.current, "current"),
-            (revision.succeeded, "succeeded"),
-            (revision.bad, "judged bad"),
-        ];
+        let marks =
+            [(revision.current, "current"), (revision.succeeded, "succeeded"), (revision.bad, "judged bad")];
         let marks: Vec<_> = marks.iter().filter(|(holds, _)| *holds).map(|(_, mark)| *mark).collect();
         let _ = writeln!(
             out,

@@ -25,7 +25,10 @@ impl Default for Live {
 impl Live {
     /// What happened scrolls by above the bars, where it matters to a person.
     pub fn line(&mut self, line: &Line) {
-        if matches!(line.kind.as_str(), "failed" | "exited" | "paused" | "rolling_back" | "batch" | "bug" | "end") {
+        if matches!(
+            line.kind.as_str(),
+            "failed" | "exited" | "paused" | "rolling_back" | "batch" | "bug" | "end"
+        ) {
             self.note(&format!("  {}", printable(&line.text)));
         }
     }
@@ -40,7 +43,9 @@ impl Live {
             let all = &self.all;
             let bar = self.bars.entry(revision.revision).or_insert_with(|| {
                 let bar = all.insert_before(&self.reason, ProgressBar::new(u64::from(status.replicas)));
-                if let Ok(style) = ProgressStyle::with_template("  {prefix:>12} {bar:30.green/dim} {pos:>3}/{len} {msg}") {
+                if let Ok(style) =
+                    ProgressStyle::with_template("  {prefix:>12} {bar:30.green/dim} {pos:>3}/{len} {msg}")
+                {
                     bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏·"));
                 }
                 bar.set_prefix(revision.version.clone());

@@ -18,9 +18,17 @@ pub fn summary(status: &Status) -> String {
         .filter(|r| r.instances > 0)
         .map(|r| format!("{} × {}", r.available, r.version))
         .collect();
-    let rollout = status.rollout.as_ref().map(|r| format!(", rollout {} took {}", r.id, duration_text(r.duration_ms)));
+    let rollout =
+        status.rollout.as_ref().map(|r| format!(", rollout {} took {}", r.id, duration_text(r.duration_ms)));
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "{} {} runs {}{}", green("✓"), bold(&status.app), running.join(" + "), rollout.unwrap_or_default());
+    let _ = writeln!(
+        out,
+        "{} {} runs {}{}",
+        green("✓"),
+        bold(&status.app),
+        running.join(" + "),
+        rollout.unwrap_or_default()
+    );
     if !status.listen.is_empty() {
         let _ = writeln!(out, "  {}", requests(&status.requests));
     }

@@ -68,7 +68,11 @@ fn row(instance: &InstanceStatus) -> String {
     };
     let pid = instance.pid.map(|p| format!("pid {p}")).unwrap_or_default();
     let busy = instance.in_flight.filter(|n| *n > 0).map(|n| format!("{n} in flight")).unwrap_or_default();
-    format!("  {:<14} {phase} {:<18} {pid:<12} {busy}", instance.id, instance.address.as_deref().unwrap_or("-"))
-        .trim_end()
-        .to_owned()
+    format!(
+        "  {:<14} {phase} {:<18} {pid:<12} {busy}",
+        instance.id,
+        instance.address.as_deref().unwrap_or("-")
+    )
+    .trim_end()
+    .to_owned()
 }
