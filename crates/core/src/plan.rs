@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::Millis;
 use crate::decide::decide;
 use crate::event::{Action, DrainProof, Event, Fact};
-use crate::ids::InstanceKey;
+use crate::ids::{InstanceKey, RevisionNumber};
 use crate::limits::Budget;
 use crate::state::AppState;
 
@@ -26,8 +26,8 @@ pub struct Plan {
     pub budget: Budget,
     /// Moves that belong together: a batch, or without `batch` what happens at one moment.
     pub batches: Vec<Vec<Step>>,
-    /// Routed old and new at the most mixed moment.
-    pub peak_mix: (u32, u32),
+    /// Routed instances of each revision at the most mixed moment.
+    pub peak_mix: BTreeMap<RevisionNumber, u32>,
     pub expected_ms: Millis,
     pub lowest_available: u32,
     pub highest_total: u32,
@@ -87,7 +87,7 @@ pub fn plan(mut state: AppState, assumed: Assumed) -> Plan {
     Plan {
         budget: state.budget(),
         batches: batches.into_iter().map(|(_, steps)| steps).collect(),
-        peak_mix: rollout.map_or((0, 0), |r| r.peak_mix),
+        peak_mix: rollout.map(|r| r.peak_mix.clone()).unwrap_or_default(),
         expected_ms: state.now() - began,
         lowest_available: rollout.map_or(0, |r| r.lowest_available),
         highest_total: rollout.map_or(0, |r| r.highest_total),

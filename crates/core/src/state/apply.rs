@@ -1,5 +1,7 @@
 //! The fold: one event at a time, total, and the same on every machine.
 
+use std::collections::BTreeMap;
+
 use crate::Millis;
 use crate::event::{
     Action, Command, Event, Exit, Fact, FailureCause, Outcome, PauseCause, StartPurpose, StopPurpose,
@@ -99,7 +101,7 @@ impl AppState {
                 }
                 self.bad.remove(target);
                 self.down = false;
-                let from = self.target.filter(|_| self.totals.live() > 0).or(self.base);
+                let from = self.base;
                 self.target = Some(*target);
                 let opened = Rollout {
                     id: *rollout,
@@ -120,7 +122,8 @@ impl AppState {
                     bake_since: None,
                     lowest_available: self.totals.available(),
                     highest_total: self.totals.live(),
-                    peak_mix: (0, 0),
+                    peak_mix: BTreeMap::new(),
+                    peak_rank: (0, 0),
                     progress: self.fresh_progress(),
                     requests_before: None,
                     requests_after: None,
@@ -559,20 +562,20 @@ impl AppState {
         let (available, live, now) = (self.totals.available(), self.totals.live(), self.now);
         let target = self.counts_of(self.target);
         let others_live = live - target.live();
-        let routed = |r: RevisionNumber| self.books.get(&r).map_or(0, |b| b.routed);
-        let new = self.target.map_or(0, routed);
-        let old = self.books.values().map(|b| b.routed).sum::<u32>() - new;
+        let routed: BTreeMap<_, _> =
+            self.books.iter().map(|(r, book)| (*r, book.routed)).filter(|(_, n)| *n > 0).collect();
+        let new = self.target.and_then(|t| routed.get(&t).copied()).unwrap_or(0);
+        let old = routed.values().sum::<u32>() - new;
         let in_backoff = self.target.and_then(|t| self.books.get(&t)).map_or(0, |b| b.slots.in_backoff());
         let on_its_way = target.held() > target.available() || in_backoff > 0;
         let deadline = self.settings.as_ref().map_or(0, |s| s.rollout.progress_deadline_ms);
         let Some(rollout) = self.open_rollout_mut() else { return };
         rollout.lowest_available = rollout.lowest_available.min(available);
         rollout.highest_total = rollout.highest_total.max(live);
-        // A rollout on its way back has the mix turned round; the pair is (old, new) of the way there.
-        let mix = if rollout.back_to.is_some() { (new, old) } else { (old, new) };
-        let rank = |(a, b): (u32, u32)| (a.min(b), a + b);
-        if rank(mix) > rank(rollout.peak_mix) {
-            rollout.peak_mix = mix;
+        let rank = (old.min(new), old + new);
+        if rank > rollout.peak_rank {
+            rollout.peak_rank = rank;
+            rollout.peak_mix = routed;
         }
         let progress = &mut rollout.progress;
         if target.available() > progress.best_available || others_live < progress.lowest_others {

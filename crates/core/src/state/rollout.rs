@@ -1,5 +1,7 @@
 //! The record of one rollout.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
@@ -66,8 +68,10 @@ pub struct Rollout {
     pub bake_since: Option<Millis>,
     pub lowest_available: u32,
     pub highest_total: u32,
-    /// Routed old and new at the most mixed moment: the largest minimum, then the largest sum.
-    pub peak_mix: (u32, u32),
+    /// Routed instances of each revision at the most mixed moment: of the pairs (others, target) after each change of the
+    /// table, the one with the largest minimum, then the largest sum.
+    pub peak_mix: BTreeMap<RevisionNumber, u32>,
+    pub(super) peak_rank: (u32, u32),
     pub progress: Progress,
     /// Counted as it began and as it ended.
     pub requests_before: Option<Requests>,

@@ -144,7 +144,7 @@ pub fn status(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> Sta
         live: state.totals().live(),
         lowest_available: rollout.filter(|_| !first).map(|r| r.lowest_available),
         highest_total: rollout.filter(|_| !first).map(|r| r.highest_total),
-        peak_mix: rollout.map(|r| peak_mix(state, r)).unwrap_or_default(),
+        peak_mix: rollout.map(|r| peak_mix(state, &r.peak_mix)).unwrap_or_default(),
         requests: rollout.map(|r| requests_of(r, traffic)).unwrap_or_default(),
         instances: state.instances().map(|i| instance_status(state, i, traffic)).collect(),
         listen: state
@@ -163,12 +163,13 @@ pub fn requests_of(rollout: &Rollout, traffic: &Traffic) -> Requests {
     after.map(|now| now.since(&before)).unwrap_or_default()
 }
 
-pub fn peak_mix(state: &AppState, rollout: &Rollout) -> BTreeMap<String, u32> {
-    let from = rollout.from.map(|from| (state.version_of(from), rollout.peak_mix.0));
-    let mut mix: BTreeMap<String, u32> = from.into_iter().collect();
+pub fn peak_mix(state: &AppState, mix: &BTreeMap<RevisionNumber, u32>) -> BTreeMap<String, u32> {
+    let mut labelled = BTreeMap::new();
     // Two revisions may carry one label, as after a restart.
-    *mix.entry(state.version_of(rollout.to)).or_default() += rollout.peak_mix.1;
-    mix
+    for (revision, n) in mix {
+        *labelled.entry(state.version_of(*revision)).or_default() += n;
+    }
+    labelled
 }
 
 fn revisions(state: &AppState) -> Vec<RevisionStatus> {

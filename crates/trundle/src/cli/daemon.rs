@@ -41,17 +41,10 @@ pub async fn down(context: &Context, app: Option<AppName>) -> Result<Exit, Stop>
             say(context, &format!("{app} is down"))?;
         }
         None => {
-            let pid = told(context.client.daemon().await)?.pid;
             told(context.client.down(who()).await)?;
-            // The daemon stops the proxy, then ends itself.
-            while std::path::Path::new(&format!("/proc/{pid}")).exists() && context.client.answers().await {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            for _ in 0..2_000 {
-                if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            // The daemon stops the proxy, then ends itself; the kernel takes its lock back as it does.
+            while trundle_engine::lock::StateLock::holder(&context.state_dir).is_some() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             say(context, "everything is down: apps, proxy and daemon")?;
         }

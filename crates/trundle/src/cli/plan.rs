@@ -68,14 +68,14 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
     let to = template.version.to_string();
     let from = before.as_ref().map(|t| t.version.to_string());
     let assumed = assumed(&entries, &name);
+    let known = state.clone();
     let planned = plan(state, assumed);
     let budget = planned.budget;
-    let mix: BTreeMap<String, u32> = from
-        .iter()
-        .map(|from| (from.clone(), planned.peak_mix.0))
-        .chain([(to.clone(), planned.peak_mix.1)])
-        .filter(|_| replaced && step.rollout.is_some())
-        .collect();
+    let mix = if replaced && step.rollout.is_some() {
+        view::peak_mix(&known, &planned.peak_mix)
+    } else {
+        BTreeMap::new()
+    };
     let differs = before.as_ref().map(|before| view::changed(before, &template));
     if context.json {
         print_json(&json!({

@@ -3,6 +3,7 @@
 pub mod load;
 pub mod sample;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ struct Proof {
     highest_total: u32,
     floor: u32,
     ceiling: u32,
-    peak_mix: std::collections::BTreeMap<String, u32>,
+    peak_mix: BTreeMap<String, u32>,
     p50_us: u64,
     p99_us: u64,
     first_losses: Vec<String>,
@@ -42,6 +43,7 @@ struct RolloutProof {
     outcome: String,
     lowest_available: u32,
     highest_total: u32,
+    peak_mix: BTreeMap<String, u32>,
     duration_ms: u64,
 }
 
@@ -208,6 +210,7 @@ impl Demo {
             outcome: rollout.state,
             lowest_available: status.lowest_available.unwrap_or(0),
             highest_total: status.highest_total.unwrap_or(0),
+            peak_mix: status.peak_mix,
             duration_ms: rollout.duration_ms,
         })
     }
@@ -282,10 +285,10 @@ fn proof(rollouts: Vec<RolloutProof>, tally: Tally, status: &Status, report: Pat
         lost: tally.lost,
         lowest_available: rollouts.iter().map(|r| r.lowest_available).min().unwrap_or(0),
         highest_total: rollouts.iter().map(|r| r.highest_total).max().unwrap_or(0),
+        peak_mix: rollouts.first().map(|r| r.peak_mix.clone()).unwrap_or_default(),
         rollouts,
         floor: status.floor,
         ceiling: status.ceiling,
-        peak_mix: status.peak_mix.clone(),
         p50_us: tally.p50_us,
         p99_us: tally.p99_us,
         first_losses: tally.first_losses,
