@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trundle_core::Millis;
 use trundle_core::decide::decide;
-use trundle_core::event::{Action, Command, Event, Fact};
+use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants;
 use trundle_core::reason::Reason;
-use trundle_core::state::{AppState, Phase, Refusal, Request, Step};
+use trundle_core::state::{AppState, Class, Phase, Refusal, Request, Step};
 
 use crate::chronicle::Chronicle;
 use crate::effects::Wanted;
@@ -292,9 +292,28 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             (rollout.records.len() > before).then(|| rollout.records.last().map(|r| r.instance)).flatten()
         });
         if let Some(instance) = failed {
-            let evidence = self.driver.evidence(name, instance);
+            let mut evidence = self.driver.evidence(name, instance);
+            evidence.base_shows_it_too = self.base_shows_it_too(name, instance, &evidence);
             self.record(now, wall_ms, name, Event::Evidence { instance, evidence });
         }
+    }
+
+    /// Whether an instance of the base fails its check with the same answer now: then the cause is outside.
+    fn base_shows_it_too(
+        &mut self,
+        name: &AppName,
+        failed: InstanceKey,
+        evidence: &Evidence,
+    ) -> Option<bool> {
+        let said = evidence.probe.as_ref()?;
+        let state = &self.apps.get(name)?.state;
+        let base = state.base().filter(|base| *base != failed.revision)?;
+        let unready: Vec<_> = state.book(base)?.members(Class::Unready).take(3).collect();
+        let same = |key: &InstanceKey| {
+            let of_base = self.driver.evidence(name, *key).probe;
+            of_base.is_some_and(|probe| (probe.status, &probe.error) == (said.status, &said.error))
+        };
+        Some(unready.iter().any(same))
     }
 
     fn fold(&mut self, entry: &Entry) {

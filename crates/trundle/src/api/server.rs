@@ -19,6 +19,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast, mpsc};
 use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::settings::Listen;
 use trundle_core::state::Request;
 use trundle_engine::Input;
 use trundle_engine::view::{self, Line, Status};
@@ -88,17 +89,27 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, _st
     }
 }
 
-type Answer<T> = Result<Json<T>, Response>;
+type Answer<T> = Result<Json<T>, Failed>;
 
-fn problem(status: StatusCode, error: String) -> Response {
-    (status, Json(Problem { error, refused: status == StatusCode::CONFLICT })).into_response()
+/// Anything but success.
+struct Failed(StatusCode, String);
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let refused = self.0 == StatusCode::CONFLICT;
+        (self.0, Json(Problem { error: self.1, refused })).into_response()
+    }
 }
 
-fn app_name(text: &str) -> Result<AppName, Response> {
+fn problem(status: StatusCode, error: String) -> Failed {
+    Failed(status, error)
+}
+
+fn app_name(text: &str) -> Result<AppName, Failed> {
     text.parse().map_err(|e: trundle_core::ids::BadName| problem(StatusCode::BAD_REQUEST, e.to_string()))
 }
 
-fn ended() -> Response {
+fn ended() -> Failed {
     problem(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending; try again".to_owned())
 }
 
@@ -113,10 +124,35 @@ async fn ask(
     UrlPath(app): UrlPath<String>,
     Json(ask): Json<Ask>,
 ) -> Answer<Told> {
-    tell_engine(&served.handle, app_name(&app)?, ask.by, ask.request).await.map(Json)
+    let app = app_name(&app)?;
+    if let Request::Deploy(deploy) = &ask.request {
+        door_is_free(&served.handle, &app, deploy.settings.listen.clone()).await?;
+    }
+    tell_engine(&served.handle, app, ask.by, ask.request).await.map(Json)
 }
 
-async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request) -> Result<Told, Response> {
+/// A listen address that somebody else holds is refused before anything starts.
+async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) -> Result<(), Failed> {
+    let known = app.clone();
+    let ours = handle.look(move |engine| {
+        let state = &engine.apps().get(&known)?.state;
+        state.settings().and_then(|s| s.listen.clone()).filter(|_| !state.is_down())
+    });
+    let ours = ours.await.flatten().and_then(|listen| listen.http);
+    let Some(address) = wanted.and_then(|listen| listen.http).filter(|http| Some(http) != ours.as_ref())
+    else {
+        return Ok(());
+    };
+    match std::net::TcpListener::bind(&address) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(problem(
+            StatusCode::BAD_REQUEST,
+            format!("listen.http: cannot listen on {address}: {error}; free it, or choose another address"),
+        )),
+    }
+}
+
+async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request) -> Result<Told, Failed> {
     let (answer, asked) = tokio::sync::oneshot::channel();
     let reply = Box::new(move |said| {
         let _ = answer.send(said);
@@ -224,7 +260,7 @@ async fn watch(
     State(served): State<Served>,
     UrlPath(app): UrlPath<String>,
     Query(since): Query<Since>,
-) -> Result<Response, Response> {
+) -> Result<Response, Failed> {
     let app = app_name(&app)?;
     let (lines, stream) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(64);
     tokio::spawn(watch_into(served, app, since.rollout, lines));

@@ -44,6 +44,12 @@ pub async fn after(
         return Ok(Exit::Done);
     }
     let target = match answer.rollout {
+        None if answer.unchanged => {
+            if context.json {
+                print_json(answer)?;
+            }
+            return Ok(Exit::Done);
+        }
         Some(id) => Target::Rollout(id),
         None => Target::Settled,
     };
@@ -229,6 +235,7 @@ enum Show {
         last: u64,
         quiet_since: Instant,
         last_wait: String,
+        last_trouble: String,
     },
     Json {
         last: u64,
@@ -242,7 +249,12 @@ impl Show {
             (true, ..) => Self::Json { last: 0 },
             (_, true, _) => Self::Quiet,
             (.., true) => Self::Live(Box::default()),
-            (.., false) => Self::Plain { last: 0, quiet_since: Instant::now(), last_wait: String::new() },
+            (.., false) => Self::Plain {
+                last: 0,
+                quiet_since: Instant::now(),
+                last_wait: String::new(),
+                last_trouble: String::new(),
+            },
         }
     }
 
@@ -266,7 +278,16 @@ impl Show {
     fn status(&mut self, told: &crate::api::types::StatusLine) -> Result<(), Stop> {
         match self {
             Self::Json { .. } => print_json(told)?,
-            Self::Plain { quiet_since, last_wait, .. } => {
+            Self::Plain { quiet_since, last_wait, last_trouble, .. } => {
+                if let Some(trouble) = told.status.trouble.as_ref().filter(|t| *t != last_trouble) {
+                    println!(
+                        "{}  {}: {}",
+                        time_of(&told.at),
+                        crate::term::red("trouble"),
+                        printable(trouble)
+                    );
+                }
+                told.status.trouble.clone().unwrap_or_default().clone_into(last_trouble);
                 // A wait is told once it lasts, and once for each thing that is waited for.
                 let first = told.status.reasons.first();
                 let code = first.and_then(|r| r["code"].as_str()).unwrap_or_default();
