@@ -26,7 +26,7 @@ impl WatchClock {
 
     /// The journal's time at the machine's monotonic time `monotonic_ms`; never goes back.
     pub fn read(&mut self, monotonic_ms: Millis) -> Millis {
-        let trusted = monotonic_ms.min(self.wakes_at + MOST_LATE_MS);
+        let trusted = monotonic_ms.min(self.wakes_at.saturating_add(MOST_LATE_MS));
         self.now += trusted.saturating_sub(self.seen);
         self.seen = self.seen.max(monotonic_ms);
         self.wakes_at = self.wakes_at.max(self.seen);
@@ -54,5 +54,12 @@ mod tests {
         clock.sleep(300);
         assert_eq!(clock.read(40_520), 1_020 + 300 + MOST_LATE_MS, "stopped for 30 s");
         assert_eq!(clock.read(40_000), 2_320, "never back");
+    }
+
+    #[test]
+    fn one_that_sleeps_until_it_is_woken_was_on_time() {
+        let mut clock = WatchClock::resume(500, 10_000);
+        clock.sleep(Millis::MAX);
+        assert_eq!(clock.read(70_000), 60_500);
     }
 }
