@@ -1,0 +1,288 @@
+//! A site: a folder with a `trundle.toml`, a state directory, ports of its own, and nothing left of it at the end.
+
+pub mod load;
+pub mod prober;
+pub mod procs;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use procs::Proc;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
+/// No command of a test takes longer; one that does is a failure.
+const LONGEST_COMMAND: Duration = Duration::from_secs(240);
+/// Below the range of outgoing connections, apart from the daemon's default range.
+const PORTS_FROM: u16 = 10_000;
+const PORTS_EACH: u16 = 60;
+const SLICES: u16 = 150;
+
+/// Raised to the numbers of the issue.
+pub fn full() -> bool {
+    std::env::var("TRUNDLE_E2E").is_ok_and(|v| v == "full")
+}
+
+/// `few` in a usual run, `many` in a full one.
+pub fn scaled<T>(few: T, many: T) -> T {
+    if full() { many } else { few }
+}
+
+/// Scenarios under load come one after the other: two at once on two cores would measure each other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a condition; says what it waited for when the deadline passes.
+pub fn wait_for<T>(what: &str, secs: u64, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(secs);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {secs} s in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// Ends the test unless the exit code is this one.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "exit code {}\n{self}", self.code);
+        self
+    }
+
+    /// The last line of JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        self.json_lines().pop().unwrap_or_else(|| panic!("no JSON in\n{self}"))
+    }
+
+    pub fn json_lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Where the failure card begins, to its end.
+    #[track_caller]
+    pub fn card(&self) -> Vec<&str> {
+        let lines: Vec<_> = self.stdout.lines().collect();
+        let at = lines.iter().position(|l| l.starts_with('✗') || l.starts_with('‖'));
+        lines[at.unwrap_or_else(|| panic!("no card in\n{self}"))..].to_vec()
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr)
+    }
+}
+
+/// A command that runs.
+pub struct Running {
+    child: Child,
+    readers: Vec<JoinHandle<String>>,
+    what: String,
+}
+
+impl Running {
+    pub fn of(mut command: Command) -> Self {
+        let what = format!("{command:?}");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let readers = vec![reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap())];
+        Self { child, readers, what }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Its end, and the end of its output: a process that it leaves behind must hold neither pipe.
+    pub fn finish(mut self) -> Output {
+        let deadline = Instant::now() + LONGEST_COMMAND;
+        while !self.has_ended() || self.readers.iter().any(|r| !r.is_finished()) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                panic!("{} did not end, or somebody holds its output", self.what);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = self.child.wait().unwrap();
+        let mut said = self.readers.into_iter().map(|reader| reader.join().unwrap());
+        let (stdout, stderr) = (said.next().unwrap(), said.next().unwrap());
+        Output { code: status.code().unwrap_or(-1), stdout, stderr }
+    }
+}
+
+fn reader(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+pub struct Site {
+    dir: TempDir,
+    first_port: u16,
+    /// Keeps the slice of ports ours.
+    _slice: File,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["ids", "database"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let (first_port, slice) = take_slice();
+        let site = Self { dir, first_port, _slice: slice };
+        // What is deployed is digested: a build in the middle of a test must not change the bytes. Copied by another
+        // process, so that no child of this one can hold it open for writing.
+        assert!(Command::new("cp").arg(BUILT).arg(site.bin()).status().unwrap().success());
+        site
+    }
+
+    /// With `@BIN@`, `@DIR@` and `@LISTEN@` filled in.
+    pub fn with(text: &str) -> Self {
+        let site = Self::new();
+        site.write(text);
+        site
+    }
+
+    pub fn write(&self, text: &str) {
+        let text = text
+            .replace("@BIN@", &self.bin().display().to_string())
+            .replace("@DIR@", &self.dir().display().to_string())
+            .replace("@LISTEN@", &self.listen());
+        fs::write(self.dir().join("trundle.toml"), text).unwrap();
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn bin(&self) -> PathBuf {
+        self.dir().join("trundle")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir().join("state")
+    }
+
+    pub fn listen(&self) -> String {
+        format!("127.0.0.1:{}", self.first_port)
+    }
+
+    /// A port of the site that no daemon gives to an instance.
+    pub fn spare_port(&self) -> u16 {
+        self.first_port + 1
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.bin());
+        command.args(args).current_dir(self.dir()).env("TRUNDLE_STATE_DIR", self.state());
+        command.env("TRUNDLE_PORTS", format!("{}-{}", self.first_port + 2, self.first_port + PORTS_EACH - 1));
+        command.env("RUST_BACKTRACE", "0").env("NO_COLOR", "1").env_remove("FAIL");
+        command
+    }
+
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::of(self.command(args))
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.start(args).finish()
+    }
+
+    /// `deploy` of a version, with more arguments.
+    pub fn deploy(&self, version: &str, more: &[&str]) -> Output {
+        let version = format!("version={version}");
+        self.run(&[&["deploy", "--set", &version], more].concat())
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.run(&["status", "--json"]).expect(0).json()
+    }
+
+    pub fn procs(&self) -> Vec<Proc> {
+        procs::of_site(&self.state())
+    }
+
+    pub fn daemon(&self) -> Option<Proc> {
+        self.procs().into_iter().find(Proc::is_daemon)
+    }
+
+    pub fn apps(&self) -> Vec<Proc> {
+        self.procs().into_iter().filter(|proc| proc.app().is_some()).collect()
+    }
+
+    /// The address, the way a client reaches it.
+    pub fn get(&self, path: &str) -> std::io::Result<String> {
+        prober::get(self.first_port, path)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if self.procs().is_empty() {
+            return;
+        }
+        let said = self.run(&["down"]);
+        let left: Vec<_> = self.procs().into_iter().map(|p| (p.pid, p.args.clone(), p.kill9())).collect();
+        if std::thread::panicking() {
+            eprintln!("the daemon said:\n{}", self.said("daemon.log"));
+            return;
+        }
+        assert!(left.is_empty(), "left behind by `down`: {left:?}\n{said}");
+        assert_eq!(said.code, 0, "{said}");
+    }
+}
+
+impl Site {
+    pub fn said(&self, log: &str) -> String {
+        fs::read_to_string(self.state().join(log)).unwrap_or_default()
+    }
+}
+
+/// A range of ports that no other test of this machine has.
+fn take_slice() -> (u16, File) {
+    for n in 0..SLICES {
+        let path = std::env::temp_dir().join(format!("trundle-e2e-ports-{n}"));
+        let file = File::create(path).unwrap();
+        let first = PORTS_FROM + n * PORTS_EACH;
+        if file.try_lock().is_ok() && std::net::TcpListener::bind(("127.0.0.1", first)).is_ok() {
+            return (first, file);
+        }
+    }
+    panic!("no free range of ports");
+}
+
+/// `trundle.toml` of the sample app behind a listener.
+pub fn sample(replicas: u32, env: &str, rollout: &str) -> String {
+    format!(
+        "name = \"web\"\nversion = \"3.1\"\nreplicas = {replicas}\n\n[run]\ncommand = [\"@BIN@\", \"sample\"]\n\
+         env = {{ {env} }}\n\n[listen]\nhttp = \"@LISTEN@\"\n\n[health.ready]\nhttp = \"/ready\"\n\n[rollout]\n{rollout}\n"
+    )
+}

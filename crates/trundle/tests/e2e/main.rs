@@ -1,0 +1,10 @@
+//! The real binary, real processes, real sockets: what issue, design and contract promise, seen from outside.
+//!
+//! Must never look into the crates: everything goes through the command line, `/proc`, the network and files.
+//! `TRUNDLE_E2E=full` raises the counts; `TRUNDLE_E2E_SEED` repeats a run.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod eight;
+mod harness;
+mod ten;
