@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod bad_version;
 mod eight;
 mod harness;
 mod ten;
