@@ -102,7 +102,8 @@ impl InstanceDir {
     }
 
     pub fn write<T: Serialize>(&self, name: &str, record: &T) -> io::Result<()> {
-        durable::write(&self.0.join(name), &serde_json::to_vec(record)?, 0o600)
+        // Nothing of an instance outlives the boot, and the journal knows when there was a new one.
+        durable::write_for_this_boot(&self.0.join(name), &serde_json::to_vec(record)?, 0o600)
     }
 
     /// The kernel's word on whether a shim has this folder: it ends with the process, however that ended.

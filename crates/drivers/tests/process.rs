@@ -244,11 +244,13 @@ fn a_shim_is_small() {
         std::fs::metadata(world.instance_dir("1-1").join("log")).is_ok_and(|m| m.len() == 1_000_000)
     });
     let shim = world.record("1-1", "shim.json")["shim_pid"].as_u64().unwrap();
-    let rollup = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{shim}/status")).unwrap();
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{shim}/{file}")).unwrap();
     let value = |text: &str, name: &str| -> u64 {
         text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok()).unwrap()
     };
+    // At rest: it gives back what its start touched once it has been quiet.
+    eventually("it is small", || value(&read("smaps_rollup"), "Rss:") <= 2048);
+    let (rollup, status) = (read("smaps_rollup"), read("status"));
     let (rss, hwm) = (value(&rollup, "Rss:"), value(&status, "VmHWM:"));
     println!(
         "shim: Rss {rss} KiB (VmRSS {}, peak {hwm}, anonymous {})",

@@ -221,7 +221,10 @@ impl Job {
 
     /// After the shim: nothing of the instance may be left, and its port is free again.
     async fn bury(&self, record: &ShimRecord) {
-        self.sweep(Marks { leader: Some(record.child()), ..self.label() }).await;
+        let dir = self.context.layout.instance(&self.app, self.key);
+        if !dir.exit().is_some_and(|exit| exit.nothing_left) {
+            self.sweep(Marks { leader: Some(record.child()), ..self.label() }).await;
+        }
         self.ports().give_back(record.port, &self.name);
     }
 

@@ -26,7 +26,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Blocking. A refusal is on disk when this returns, so that the name is used up also for the next daemon.
 pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {
     prune::prune(&job.context, &job.app);
-    let result = make_folder(job, dir).and_then(|()| attempt(job, dir));
+    let result = make_folder(dir).and_then(|()| attempt(job, dir));
     if let Err(refusal) = &result
         && let Err(error) = dir.write(InstanceDir::REFUSED, refusal)
     {
@@ -35,9 +35,8 @@ pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal>
     result
 }
 
-fn make_folder(job: &Job, dir: &InstanceDir) -> Result<(), Refusal> {
-    let app = job.context.layout.app(&job.app);
-    durable::private_folder(&dir.0).and_then(|()| durable::sync_folder(&app)).map_err(|error| {
+fn make_folder(dir: &InstanceDir) -> Result<(), Refusal> {
+    durable::private_folder(&dir.0).map_err(|error| {
         Refusal::system(&format!("cannot make {} in the state directory", dir.0.display()), error)
     })
 }

@@ -77,6 +77,10 @@ pub(crate) struct ExitRecord {
     pub at_unix_ms: u64,
     /// The kernel said that it killed the process for want of memory.
     pub oom_killed: bool,
+    /// The kernel said that the shim had no child left, and all that ever came from the process becomes its child:
+    /// nobody needs to look again.
+    #[serde(default)]
+    pub nothing_left: bool,
 }
 
 impl ExitRecord {
@@ -87,6 +91,7 @@ impl ExitRecord {
             signal,
             at_unix_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
             oom_killed: false,
+            nothing_left: false,
         }
     }
 

@@ -11,18 +11,23 @@ use super::record::ExitRecord;
 use super::{Shim, oom};
 use crate::layout::InstanceDir;
 use crate::sweep::Marks;
+use crate::sys;
 
 /// For killed processes to be gone. One in an uninterruptible wait may outlast it; the daemon looks again.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// For what is still in the pipe when all writers are dead.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 const PIECE_BYTES: usize = 8 * 1024;
 
 impl Shim {
     /// Until the process has ended.
     pub(super) fn supervise(mut self) -> i32 {
         let status = self.pump_until_exit();
-        self.kill_all();
+        let nothing_left = is_childless();
+        if !nothing_left {
+            self.kill_all();
+        }
         self.drain();
         let signal = status.and_then(WaitStatus::terminating_signal);
         let oom_killed =
@@ -31,13 +36,15 @@ impl Shim {
             self.log.write(b"trundle: the kernel killed this process: out of memory\n");
         }
         let code = status.and_then(WaitStatus::exit_status);
-        let record = ExitRecord { oom_killed, ..ExitRecord::now(code, signal) };
+        let record = ExitRecord { oom_killed, nothing_left, ..ExitRecord::now(code, signal) };
         // Without the record the daemon reports an end that nobody saw, which is then the truth.
         i32::from(self.dir.write(InstanceDir::EXIT, &record).is_err())
     }
 
     fn pump_until_exit(&mut self) -> Option<WaitStatus> {
         let mut output_open = true;
+        // What the start and the first output touched is given back once it is quiet.
+        let mut shrunk = false;
         loop {
             // Before the first wait too: the process may have ended before the shim looked.
             if let Some(status) = self.reap() {
@@ -46,8 +53,14 @@ impl Shim {
             let mut watched =
                 [PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.output, PollFlags::IN)];
             let watched = if output_open { &mut watched[..] } else { &mut watched[..1] };
-            if poll(watched, None).is_err() {
-                continue;
+            match poll(watched, (!shrunk).then_some(&QUIET)) {
+                Ok(0) => {
+                    sys::shrink();
+                    shrunk = true;
+                    continue;
+                }
+                Ok(_) => {}
+                Err(_) => continue,
             }
             let child_ended = !watched[0].revents().is_empty();
             let has_output = watched.get(1).is_some_and(|fd| !fd.revents().is_empty());
@@ -129,6 +142,18 @@ impl Shim {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Whether the kernel knows of no child. A subreaper gets every orphan below it, so this is the end of all of them, and
+/// it spares the walk through `/proc`.
+fn is_childless() -> bool {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return false,
+            Err(error) => return error == rustix::io::Errno::CHILD,
         }
     }
 }
