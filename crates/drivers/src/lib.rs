@@ -3,6 +3,16 @@
 //! Invariant: nothing here knows a rollout. What shall run arrives as an absolute command
 //! ([`trundle_engine::ports::Driver::ensure`]), what happens leaves as a report.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// A line for whoever reads our log. A log that cannot be written, as on a full disk, is no reason to stop.
+macro_rules! log_line {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod artifact;
 mod detach;
 mod digests;

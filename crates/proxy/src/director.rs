@@ -76,12 +76,12 @@ impl Director {
     /// At the start: the table on disk, if there is one, comes into force without anybody telling.
     pub fn load(&mut self) {
         let (table, note) = self.file.read();
-        note.iter().for_each(|note| eprintln!("trundle proxy: {note}"));
+        note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
         let Some(table) = table else { return };
         self.sockets.keep(table.apps.iter().flat_map(|app| app.listen.clone()).collect());
         match self.prepare(&table) {
             Ok(prepared) => self.enforce(table, prepared),
-            Err(reason) => eprintln!("trundle proxy: the last table cannot be put in force: {reason}"),
+            Err(reason) => log_line!("trundle proxy: the last table cannot be put in force: {reason}"),
         }
         let kept: Vec<EndpointRow> = self.live.values().map(|endpoint| endpoint.row).collect();
         self.shared.counts.free_endpoints_except(&kept);
@@ -263,7 +263,7 @@ impl Director {
             self.tell_workers(|| match socket.try_clone() {
                 Ok(socket) => Some(Command::Accept(door.clone(), socket)),
                 Err(error) => {
-                    eprintln!("trundle proxy: a thread cannot accept on {}: {error}", door.listen);
+                    log_line!("trundle proxy: a thread cannot accept on {}: {error}", door.listen);
                     None
                 }
             });

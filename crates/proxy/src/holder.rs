@@ -83,7 +83,7 @@ impl Holder {
                 match self.spawn() {
                     Ok(proxy) => self.proxy = Some(proxy),
                     Err(error) => {
-                        eprintln!("trundle shim proxy: {error}");
+                        log_line!("trundle shim proxy: {error}");
                         self.lengthen_pause();
                     }
                 }
@@ -147,7 +147,7 @@ impl Holder {
             return;
         }
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        eprintln!(
+        log_line!(
             "trundle shim proxy: the proxy (pid {}) ended with {status}; starting it again",
             proxy.child.id()
         );
@@ -256,7 +256,7 @@ fn given_sockets() -> Vec<(Listen, OwnedFd)> {
             let socket = sys::adopt_descriptor(fd).ok()?;
             let listen = address_of(&socket);
             if listen.is_none() {
-                eprintln!(
+                log_line!(
                     "trundle shim proxy: descriptor {fd} of LISTEN_FDS is not a listening TCP or Unix socket"
                 );
             }

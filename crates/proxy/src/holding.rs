@@ -144,7 +144,7 @@ impl Sockets {
         match answer {
             Ok(Some(answer)) => Some(answer),
             Ok(None) | Err(_) => {
-                eprintln!("trundle proxy: the holder of the listening sockets is gone; going on without it");
+                log_line!("trundle proxy: the holder of the listening sockets is gone; going on without it");
                 *self = Self::Own;
                 None
             }

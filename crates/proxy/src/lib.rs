@@ -8,6 +8,16 @@
 //! control socket; `worker` threads accept; `connection`, `forward`, `headers`, `pool`, `body` carry requests;
 //! `endpoint` holds the proof of a drain; `counts` survives the process; `holder` keeps the listening sockets.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// A line for whoever reads our log. A log that cannot be written, as on a full disk, is no reason to stop.
+macro_rules! log_line {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 pub mod control;
 pub mod stats;
 pub mod table;

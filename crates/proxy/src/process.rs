@@ -39,7 +39,7 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
     let _lock = lock::take(&config.state_dir, "proxy.lock", LOCK_PATIENCE)?;
     raise_open_files();
     let (counts, note) = Counts::open(&config.state_dir.join("proxy-counts")).map_err(state_dir)?;
-    note.iter().for_each(|note| eprintln!("trundle proxy: {note}"));
+    note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
     let shared =
         Arc::new(Shared { snapshot: ArcSwap::from_pointee(Snapshot::default()), counts: Arc::new(counts) });
 

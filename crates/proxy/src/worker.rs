@@ -203,7 +203,7 @@ impl Worker {
     }
 
     fn report(&self, door: &Door) {
-        eprintln!("trundle proxy: cannot accept on {}; is the limit of open files too low?", door.listen);
+        log_line!("trundle proxy: cannot accept on {}; is the limit of open files too low?", door.listen);
     }
 
     fn limits(&self, door: &Door) -> Limits {

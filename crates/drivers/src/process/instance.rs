@@ -169,7 +169,7 @@ impl Job {
                     return None;
                 }
                 Err(error) => {
-                    eprintln!("trundle: cannot watch {}: {error}; trying again", self.name);
+                    log_line!("trundle: cannot watch {}: {error}; trying again", self.name);
                     tokio::time::sleep(STUBBORN_PAUSE).await;
                 }
             }
@@ -233,7 +233,7 @@ impl Job {
             let marks = marks.clone();
             match tokio::task::spawn_blocking(move || marks.kill(None, KILL_PATIENCE)).await {
                 Ok(left) if !left.is_empty() => {
-                    eprintln!("trundle: {} processes of {} do not die; waiting", left.len(), self.name);
+                    log_line!("trundle: {} processes of {} do not die; waiting", left.len(), self.name);
                     tokio::time::sleep(STUBBORN_PAUSE).await;
                 }
                 Ok(_) | Err(_) => return,

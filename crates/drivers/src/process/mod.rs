@@ -167,7 +167,7 @@ impl Driver for ProcessDriver {
     fn ensure(&mut self, command: &Ensure<'_>) {
         let greatest = self.greatest.entry(command.app.clone()).or_insert(command.fence);
         if command.fence < *greatest {
-            eprintln!(
+            log_line!(
                 "trundle: a command with an old fence is ignored: {:?} after {greatest:?}",
                 command.fence
             );

@@ -53,6 +53,6 @@ fn remove_doomed(root: &Path) {
 
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_dir_all(path) {
-        eprintln!("trundle: cannot remove {}: {error}", path.display());
+        log_line!("trundle: cannot remove {}: {error}", path.display());
     }
 }

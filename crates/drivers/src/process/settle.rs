@@ -87,7 +87,7 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
     let marks = Marks { leader: main_lives.then(|| record.child()), ..job.label() };
     let left = marks.kill(None, KILL_PATIENCE);
     if !left.is_empty() {
-        eprintln!("trundle: {} processes of {} could not be killed", left.len(), job.name);
+        log_line!("trundle: {} processes of {} could not be killed", left.len(), job.name);
     }
     job.ports().give_back(record.port, &job.name);
     let dir = job.context.layout.instance(&job.app, job.key);
@@ -99,7 +99,7 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
 fn unseen(job: &Job, dir: &InstanceDir) -> ExitRecord {
     let record = ExitRecord::now(None, None);
     if let Err(error) = dir.write(InstanceDir::EXIT, &record) {
-        eprintln!("trundle: cannot note the end of {}: {error}", job.name);
+        log_line!("trundle: cannot note the end of {}: {error}", job.name);
     }
     record
 }

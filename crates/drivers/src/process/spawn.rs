@@ -30,7 +30,7 @@ pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal>
     if let Err(refusal) = &result
         && let Err(error) = dir.write(InstanceDir::REFUSED, refusal)
     {
-        eprintln!("trundle: cannot note the refusal of {}: {error}", job.name);
+        log_line!("trundle: cannot note the refusal of {}: {error}", job.name);
     }
     result
 }

@@ -122,7 +122,7 @@ impl Shim {
         let left = marks.kill(Some(me), KILL_PATIENCE);
         self.reap();
         if !left.is_empty() {
-            eprintln!("trundle shim: {} processes of {} could not be killed", left.len(), self.name);
+            log_line!("trundle shim: {} processes of {} could not be killed", left.len(), self.name);
         }
     }
 
