@@ -49,7 +49,8 @@ pub struct Engine<S, D, R> {
     last_n: u64,
     /// Decided and applied, but not durable: nothing of it has had an effect.
     unwritten: Vec<Entry>,
-    replies: Vec<(Reply, Step)>,
+    /// Made durable in this turn.
+    written: Vec<Entry>,
     trouble: Option<String>,
 }
 
@@ -117,7 +118,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             fence: Fence { epoch, n: 0 },
             last_n: 0,
             unwritten: Vec::new(),
-            replies: Vec::new(),
+            written: Vec::new(),
             trouble: None,
         };
         for entry in &entries {
@@ -177,7 +178,8 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         for name in &touched {
             self.settle(now, wall_ms, name);
         }
-        let entries = self.write();
+        self.write();
+        let entries = std::mem::take(&mut self.written);
         if self.trouble.is_none() {
             for name in self.apps.keys().cloned().collect::<Vec<_>>() {
                 if touched.contains(&name) || !entries.is_empty() {
@@ -207,34 +209,60 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                 }
             }
             Input::Request { app, by, request, reply } => {
-                if let Some(trouble) = &self.trouble {
-                    reply(Err(Refusal(trouble.clone())));
-                    return;
+                let answer = self.ask(now, wall_ms, &app, &by, &request);
+                if answer.is_ok() && self.apps.contains_key(&app) {
+                    touched.insert(app);
                 }
-                let deploys = matches!(request, Request::Deploy(_));
-                if !deploys && !self.apps.contains_key(&app) {
-                    reply(Err(Refusal(format!("there is no app called {app}; `trundle status` lists them"))));
-                    return;
-                }
-                let known = self.apps.entry(app.clone()).or_insert_with(|| App::new(app.clone()));
-                known.state.advance(now);
-                match known.state.permit(&request) {
-                    Err(refusal) => reply(Err(refusal)),
-                    Ok(step) => {
-                        for command in &step.commands {
-                            let counts = matches!(command, Command::Roll { .. });
-                            let event = Event::Commanded { by: by.clone(), command: command.clone() };
-                            self.record(now, wall_ms, &app, event);
-                            if counts {
-                                self.count(now, wall_ms, &app);
-                            }
-                        }
-                        touched.insert(app);
-                        self.replies.push((reply, step));
-                    }
-                }
+                reply(answer);
             }
         }
+    }
+
+    /// What a person asks for is durable before it counts, and before they are told so.
+    fn ask(
+        &mut self,
+        now: Millis,
+        wall_ms: u64,
+        app: &AppName,
+        by: &str,
+        request: &Request,
+    ) -> Result<Step, Refusal> {
+        let step = match self.apps.get_mut(app) {
+            Some(known) => {
+                known.state.advance(now);
+                known.state.permit(request)?
+            }
+            None if matches!(request, Request::Deploy(_)) => AppState::new(app.clone()).permit(request)?,
+            None => {
+                return Err(Refusal(format!("there is no app called {app}; `trundle status` lists them")));
+            }
+        };
+        self.write();
+        if let Some(trouble) = &self.trouble {
+            return Err(Refusal(trouble.clone()));
+        }
+        let commands = step.commands.iter().zip(self.last_n + 1..).map(|(command, n)| Entry {
+            n,
+            epoch: self.fence.epoch,
+            app: app.clone(),
+            at_ms: now,
+            wall_ms,
+            event: Event::Commanded { by: by.to_owned(), command: command.clone() },
+        });
+        let entries: Vec<Entry> = commands.collect();
+        if let Err(error) = self.store.append(&entries) {
+            self.trouble = Some(error.to_string());
+            return Err(Refusal(error.to_string()));
+        }
+        let rolls = step.commands.iter().any(|command| matches!(command, Command::Roll { .. }));
+        for entry in entries {
+            self.fold(&entry);
+            self.written.push(entry);
+        }
+        if rolls {
+            self.count(now, wall_ms, app);
+        }
+        Ok(step)
     }
 
     /// Decides until there is nothing more to do. Nothing has an effect yet.
@@ -321,28 +349,17 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         self.last_n = entry.n;
     }
 
-    /// Makes everything durable in one transaction, then answers those who asked.
-    fn write(&mut self) -> Vec<Entry> {
-        if self.unwritten.is_empty() {
-            self.answer();
-            return Vec::new();
+    /// Makes everything durable in one transaction.
+    fn write(&mut self) {
+        if self.unwritten.is_empty() && self.trouble.is_none() {
+            return;
         }
         match self.store.append(&self.unwritten) {
             Ok(()) => {
                 self.trouble = None;
-                self.answer();
-                std::mem::take(&mut self.unwritten)
+                self.written.append(&mut self.unwritten);
             }
-            Err(error) => {
-                self.trouble = Some(error.to_string());
-                Vec::new()
-            }
-        }
-    }
-
-    fn answer(&mut self) {
-        for (reply, step) in self.replies.drain(..) {
-            reply(Ok(step));
+            Err(error) => self.trouble = Some(error.to_string()),
         }
     }
 
