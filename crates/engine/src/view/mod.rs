@@ -34,6 +34,8 @@ pub struct Status {
     pub highest_total: Option<u32>,
     pub peak_mix: BTreeMap<String, u32>,
     pub requests: Requests,
+    /// By version, of all answers that were counted: not of this rollout alone.
+    pub latency: BTreeMap<String, Latency>,
     pub instances: Vec<InstanceStatus>,
     pub listen: Vec<String>,
     /// What keeps Trundle itself from working, if anything.
@@ -112,12 +114,23 @@ pub struct ProbeStatus {
     pub error: Option<String>,
 }
 
+/// From the first byte of a request to the last byte of its answer, as the router saw it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50_ms: f64,
+    pub p90_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+}
+
 /// What the router knows at this moment.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic {
     /// None: nobody can tell now.
     pub requests: Option<Requests>,
     pub in_flight: BTreeMap<InstanceKey, u64>,
+    pub latency: BTreeMap<String, Latency>,
 }
 
 /// The present of one app. `time_text` writes milliseconds since 1970 as RFC 3339.
@@ -146,6 +159,7 @@ pub fn status(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> Sta
         highest_total: rollout.filter(|_| !first).map(|r| r.highest_total),
         peak_mix: rollout.map(|r| peak_mix(state, &r.peak_mix)).unwrap_or_default(),
         requests: rollout.map(|r| requests_of(r, traffic)).unwrap_or_default(),
+        latency: traffic.latency.clone(),
         instances: state.instances().map(|i| instance_status(state, i, traffic)).collect(),
         listen: state
             .settings()

@@ -172,13 +172,29 @@ async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request
 
 async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
     let Some(stats) = traffic.stats().await else { return view::Traffic::default() };
-    let of_app = stats.apps.get(app.as_str());
-    let in_flight = of_app.into_iter().flat_map(|a| &a.endpoints);
+    let Some(of_app) = stats.apps.get(app.as_str()) else { return view::Traffic::default() };
+    let in_flight = of_app.endpoints.iter();
     view::Traffic {
-        requests: of_app.map(crate::daemon::requests),
+        requests: Some(crate::daemon::requests(of_app)),
         in_flight: in_flight
             .filter_map(|e| Some((InstanceKey::parse_name(app, &e.id)?, e.in_flight)))
             .collect(),
+        latency: of_app
+            .latency
+            .iter()
+            .map(|(version, histogram)| (version.clone(), latency(histogram)))
+            .collect(),
+    }
+}
+
+fn latency(histogram: &trundle_proxy::Histogram) -> view::Latency {
+    let ms = |quantile| histogram.quantile(quantile).map_or(0.0, |took| took.as_secs_f64() * 1000.0);
+    view::Latency {
+        count: histogram.count,
+        p50_ms: ms(0.5),
+        p90_ms: ms(0.9),
+        p99_ms: ms(0.99),
+        p999_ms: ms(0.999),
     }
 }
 
