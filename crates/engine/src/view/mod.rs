@@ -272,8 +272,14 @@ pub fn failure(state: &AppState, rollout: &Rollout, record: &FailureRecord) -> F
     }
 }
 
-/// `not ready after 5 s: GET /ready answered 503 "too many connections"`.
+/// `not ready after 5 s: GET /ready answered 503 "too many connections"`, `exited with code 3: KeyError: 'CURRENCY'`.
 fn cause_line(cause: &FailureCause, evidence: &Evidence) -> String {
+    if let FailureCause::Exited(_) = cause {
+        // What a process says last is most often why it ends.
+        let last = evidence.logs.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
+        let said = last.map(|line| format!(": {}", line.chars().take(120).collect::<String>()));
+        return cause.text() + &said.unwrap_or_default();
+    }
     let probe = match (&evidence.probe, cause) {
         (
             Some(probe),

@@ -147,7 +147,10 @@ fn next(out: &mut String, status: &Status, rollout: &RolloutStatus) {
         ],
         _ => vec![("trundle deploy".to_owned(), "with a fix")],
     };
-    for (n, (command, why)) in commands.iter().enumerate() {
+    // On an app's first rollout there is nothing to go back to.
+    let has_base = rollout.from.is_some();
+    let possible = commands.iter().filter(|(command, _)| has_base || !command.contains("rollback"));
+    for (n, (command, why)) in possible.enumerate() {
         row(out, if n == 0 { "next" } else { "or" }, &format!("{:<26} {}", bold(command), dim(why)));
     }
 }

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_version;
+mod crash;
 mod eight;
 mod harness;
+mod planted;
 mod ten;

@@ -1,5 +1,6 @@
 //! A site: a folder with a `trundle.toml`, a state directory, ports of its own, and nothing left of it at the end.
 
+pub mod chaos;
 pub mod load;
 pub mod prober;
 pub mod procs;
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
 /// No command of a test takes longer; one that does is a failure.
-const LONGEST_COMMAND: Duration = Duration::from_secs(240);
+const LONGEST_COMMAND: Duration = Duration::from_secs(90);
 /// Below the range of outgoing connections, apart from the daemon's default range.
 const PORTS_FROM: u16 = 10_000;
 const PORTS_EACH: u16 = 60;
@@ -122,8 +123,17 @@ impl Running {
         let deadline = Instant::now() + LONGEST_COMMAND;
         while !self.has_ended() || self.readers.iter().any(|r| !r.is_finished()) {
             if Instant::now() > deadline {
+                let ended = self.has_ended();
                 let _ = self.child.kill();
-                panic!("{} did not end, or somebody holds its output", self.what);
+                std::thread::sleep(Duration::from_millis(200));
+                let whole = self.readers.into_iter().filter(JoinHandle::is_finished);
+                let said: Vec<_> = whole.map(|reader| reader.join().unwrap()).collect();
+                panic!(
+                    "{} has {}ended; it said\n{}",
+                    self.what,
+                    if ended { "" } else { "not " },
+                    said.join("\n")
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -249,10 +259,15 @@ impl Drop for Site {
         if self.procs().is_empty() {
             return;
         }
+        let before = if std::thread::panicking() {
+            self.run(&["status", "--json"]).to_string()
+        } else {
+            String::new()
+        };
         let said = self.run(&["down"]);
         let left: Vec<_> = self.procs().into_iter().map(|p| (p.pid, p.args.clone(), p.kill9())).collect();
         if std::thread::panicking() {
-            eprintln!("the daemon said:\n{}", self.said("daemon.log"));
+            eprintln!("{before}\nthe daemon said:\n{}", self.said("daemon.log"));
             return;
         }
         assert!(left.is_empty(), "left behind by `down`: {left:?}\n{said}");

@@ -1,0 +1,147 @@
+//! kill -9 at random instants: of the daemon in the middle of each kind of rollout, and of the proxy under load.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bad_version::{BAD, FIXED, versions};
+use crate::harness::chaos::{Chaos, Dice};
+use crate::harness::prober::Prober;
+use crate::harness::procs::Proc;
+use crate::harness::{Output, Site, alone, load, sample, scaled, wait_for};
+use crate::{bad_version, eight, ten};
+
+/// Where the daemon dies `kills` times while `roll(n)` is done again and again; answers how often a command had to be
+/// given twice.
+fn with_a_dying_daemon(
+    name: &str,
+    config: &str,
+    floor: usize,
+    ceiling: usize,
+    mut roll: impl FnMut(&Site, u32),
+) {
+    let _alone = alone();
+    let site = Arc::new(Site::with(config));
+    site.deploy("3.0", &[]).expect(0);
+    let prober = Prober::start(&site);
+    let load = load::start(&site, 24, 20);
+    let long = scaled(Duration::from_secs(2), Duration::from_secs(10));
+    let chaos = Chaos::start(&site, Dice::new(name), 1500, scaled(4, 7), long);
+    let mut rounds = 0;
+    while rounds == 0 || chaos.kills() < scaled(4, 20) {
+        rounds += 1;
+        roll(&site, rounds);
+    }
+    let kills = chaos.finish();
+    let tally = load.finish();
+    let seen = prober.finish();
+    println!(
+        "{name}: {kills} kills in {rounds} rounds, {} requests, {} lost, {seen:?}",
+        tally.sent(),
+        tally.lost()
+    );
+    tally.expect_none_lost(100);
+    eight::expect_each_id_once(&site, tally.sent());
+    assert!(seen.lowest_serving >= floor && seen.highest_alive <= ceiling, "{seen:?}");
+    assert!(seen.twins.is_empty(), "{seen:?}");
+}
+
+/// As a person would: a command that met a dying daemon is given again.
+fn deploy(site: &Site, version: &str, more: &[&str]) -> Output {
+    for _ in 0..20 {
+        let said = site.deploy(version, more);
+        if said.code != 1 {
+            return said;
+        }
+        println!("given again: {}", said.stderr.trim());
+        assert!(said.stderr.contains("daemon"), "an error that is not about the daemon:\n{said}");
+        wait_for("a daemon", 30, || site.daemon());
+    }
+    panic!("no daemon lived long enough for a command");
+}
+
+fn with_id_log(config: &str) -> String {
+    config.replace("START_MS", "ID_LOG = \"@DIR@/ids\", START_MS")
+}
+
+#[test]
+fn a_dying_daemon_and_ten_servers() {
+    with_a_dying_daemon("ten servers", &with_id_log(&ten::config()), 8, 10, |site, n| {
+        deploy(site, &format!("3.{n}"), &[]).expect(0);
+        let status = site.status();
+        assert_eq!(versions(&status).values().sum::<u64>(), 10, "{status}");
+        assert_eq!(status["lowest_available"], 8, "{status}");
+        assert_eq!(status["highest_total"], 10, "{status}");
+    });
+}
+
+#[test]
+fn a_dying_daemon_and_eight_replicas() {
+    with_a_dying_daemon("eight replicas", &eight::config(), 7, 9, |site, n| {
+        let version = format!("3.{n}");
+        deploy(site, &version, &[]).expect(0);
+        let status = site.status();
+        assert_eq!(versions(&status), [(version, 8)].into(), "{status}");
+        assert_eq!(
+            (&status["lowest_available"], &status["highest_total"]),
+            (&7.into(), &9.into()),
+            "{status}"
+        );
+    });
+}
+
+#[test]
+fn a_dying_daemon_and_a_bad_version() {
+    with_a_dying_daemon("bad version", &bad_version::config(""), 7, 8, |site, n| {
+        let of = |what: &str| format!("{n}.{what}");
+        deploy(site, &of("1"), &[]).expect(0);
+        let card = deploy(site, &of("2"), &BAD).expect(10);
+        assert!(card.stdout.contains("DB_POOL 10 → 40"), "{card}");
+        let status = site.status();
+        if n == 1 {
+            // The words of the single run, versions apart.
+            assert_eq!(versions(&status), [(of("1"), 5), (of("2"), 2)].into(), "{status}");
+        }
+        assert_eq!(status["rollout"]["state"], "paused", "{status}");
+        deploy(site, &of("3"), &FIXED).expect(0);
+        assert_eq!(versions(&site.status()), [(of("3"), 8)].into());
+    });
+}
+
+/// While a rollout is paused in the middle, so that every request of the test belongs to it.
+#[test]
+fn a_killed_proxy_refuses_nobody() {
+    let _alone = alone();
+    let site = Site::with(&sample(3, r#"START_MS = "300""#, "max_surge = 1"));
+    site.deploy("3.1", &[]).expect(0);
+    site.deploy("3.2", &["--detach"]).expect(0);
+    site.run(&["pause"]).expect(0);
+    let load = load::start(&site, 24, 2);
+    let mut dice = Dice::new("proxy");
+    let kills: u64 = scaled(5, 20);
+    for n in 1..=kills {
+        std::thread::sleep(Duration::from_millis(400) + dice.ms(500));
+        let proxy = wait_for("a proxy", 5, || site.procs().into_iter().find(Proc::is_proxy));
+        if n == kills {
+            // The last time there is no daemon to help.
+            site.daemon().unwrap().kill9();
+        }
+        proxy.kill9();
+        // A new connection is never refused: it is answered by the next proxy.
+        let answer = site.get("/").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let tally = load.finish();
+    site.run(&["resume"]).expect(0);
+    let status = site.status();
+    println!("proxy: {kills} kills, {tally:?}, inside {}", status["requests"]);
+    assert_eq!(versions(&status), [("3.2".to_owned(), 3)].into(), "{status}");
+    assert!(!tally.losses().contains("connect"), "a connection was refused: {}", tally.losses());
+    // In flight at the instant of a kill: at most one of each connection.
+    assert!(tally.lost() > 0 && tally.lost() <= 24 * kills, "{tally:?}");
+    // What the client saw as lost is told as lost: here, no loss is unknown to the operator.
+    let lost = status["requests"]["lost"].as_u64().unwrap();
+    assert!((tally.lost()..=tally.lost() + kills).contains(&lost), "{tally:?}, but status tells {lost}");
+    let total = status["requests"]["total"].as_u64().unwrap();
+    assert!(total >= tally.sent(), "{tally:?}, but status knows of {total}");
+}
