@@ -29,3 +29,9 @@ impl Exit {
         self as i32
     }
 }
+
+/// Tells an error and answers with its code.
+pub fn fail(text: &str) -> i32 {
+    eprintln!("{}: {text}", crate::term::red("error"));
+    Exit::Error.code()
+}

@@ -4,9 +4,12 @@
 mod apply;
 mod book;
 mod instance;
+mod lives;
 mod request;
 mod rollout;
 mod timers;
+mod turns;
+mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use trundle_core::ids::AppName;
 use trundle_core::state::Request;
 
-use super::{Context, Stop, fail, print_json, told, who};
+use super::{Context, Stop, print_json, told, who};
 use crate::daemon::DaemonConfig;
-use crate::exit::Exit;
+use crate::exit::{Exit, fail};
 
 pub fn run(state_dir: PathBuf, socket: PathBuf, ports: (u16, u16)) -> i32 {
     match crate::daemon::run(DaemonConfig { state_dir, socket, ports: ports.0..=ports.1 }) {

@@ -63,7 +63,7 @@ pub async fn wait(
     app: Option<AppName>,
     timeout: Option<Duration>,
 ) -> Result<Exit, Stop> {
-    let app = super::app::the_app(context, app).await?;
+    let app = super::status::the_app(context, app).await?;
     let newest = match rollout {
         Some(id) => id,
         None => {

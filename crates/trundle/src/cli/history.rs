@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::term::history;
 
 pub async fn run(context: &Context, app: Option<AppName>) -> Result<Exit, Stop> {
-    let app = super::app::the_app(context, app).await?;
+    let app = super::status::the_app(context, app).await?;
     let found = of(context, &app).await?;
     if context.json {
         print_json(&found)?;

@@ -22,7 +22,7 @@ use trundle_core::ids::{AppName, RevisionNumber};
 use trundle_core::state::Request;
 
 use crate::api::client::Client;
-use crate::exit::Exit;
+use crate::exit::{Exit, fail};
 
 /// Rolls a new version of an application out over its running instances, a few at a time: no request is lost, a bad
 /// version stops by itself, and you can always go on from there or go back.
@@ -321,11 +321,6 @@ fn told<T>(answer: Result<T, crate::api::client::ClientError>) -> Result<T, Stop
         crate::api::client::ClientError::Refused(text) => Stop::Refused(text),
         other => Stop::Error(other.to_string()),
     })
-}
-
-pub fn fail(text: &str) -> i32 {
-    eprintln!("{}: {text}", crate::term::red("error"));
-    Exit::Error.code()
 }
 
 /// Prints one object.

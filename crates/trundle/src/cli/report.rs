@@ -8,7 +8,7 @@ use super::{Context, Stop, print_json};
 use crate::exit::Exit;
 
 pub async fn run(context: &Context, rollout: Option<u32>, app: Option<AppName>) -> Result<Exit, Stop> {
-    let app = super::app::the_app(context, app).await?;
+    let app = super::status::the_app(context, app).await?;
     let history = super::history::of(context, &app).await?;
     let wanted = rollout.or_else(|| history.rollouts.last().map(|r| r.rollout));
     let row = history.rollouts.iter().find(|r| Some(r.rollout) == wanted);

@@ -37,6 +37,22 @@ pub async fn run(context: &Context, app: Option<AppName>, watch: bool) -> Result
     Ok(Exit::Done)
 }
 
+/// The named app, or the only one there is.
+pub async fn the_app(context: &Context, named: Option<AppName>) -> Result<AppName, Stop> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let apps = all(context).await?;
+    match apps.as_slice() {
+        [] => Err(Stop::Error("no app was ever deployed here; `trundle deploy` does that".to_owned())),
+        [one] => Ok(one.app.parse()?),
+        many => {
+            let names: Vec<_> = many.iter().map(|s| s.app.as_str()).collect();
+            Err(Stop::Error(format!("there is more than one app; name one of {}", names.join(", "))))
+        }
+    }
+}
+
 /// Every app.
 pub async fn all(context: &Context) -> Result<Vec<Status>, Stop> {
     if context.client.answers().await {
@@ -64,7 +80,7 @@ pub fn offline(context: &Context) -> Result<std::collections::BTreeMap<AppName, 
 }
 
 async fn follow(context: &Context, app: Option<AppName>) -> Result<Exit, Stop> {
-    let app = super::app::the_app(context, app).await?;
+    let app = the_app(context, app).await?;
     let mut stream = told(context.client.watch(app.as_str(), None).await)?;
     while let Some(watched) = stream.next().await {
         if context.json {

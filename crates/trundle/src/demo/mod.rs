@@ -65,7 +65,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> DemoError {
 pub async fn run(json: bool, plant: Option<&str>) -> i32 {
     let mut demo = match Demo::begin(json, plant).await {
         Ok(demo) => demo,
-        Err(error) => return crate::cli::fail(&error.to_string()),
+        Err(error) => return crate::exit::fail(&error.to_string()),
     };
     let outcome = tokio::select! {
         outcome = demo.play() => outcome,
@@ -78,7 +78,7 @@ pub async fn run(json: bool, plant: Option<&str>) -> i32 {
     demo.end().await;
     match outcome {
         Ok(proof) => demo.tell(&proof),
-        Err(error) => crate::cli::fail(&error.to_string()),
+        Err(error) => crate::exit::fail(&error.to_string()),
     }
 }
 

@@ -135,7 +135,8 @@ async fn fail_at_once(fail: Option<&str>) -> Option<i32> {
             // The signal that a wild pointer would bring, without one. The first only takes away the handler that Rust
             // has for a stack that overflows.
             for _ in 0..2 {
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::SEGV);
+                let _ =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::SEGV);
             }
             None
         }
