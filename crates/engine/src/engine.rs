@@ -195,8 +195,9 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         match input {
             Input::Report(Report::Seen { app, instance, fact }) => {
                 let Some(known) = self.apps.get_mut(&app) else { return };
-                if fact_is_conclusive(&fact) {
-                    known.awaited.remove(&instance);
+                if fact_is_conclusive(&fact) && known.awaited.remove(&instance) && known.awaited.is_empty() {
+                    // Decisions waited for this one, also when it brings no news.
+                    touched.insert(app.clone());
                 }
                 if known.state.is_news(instance, &fact) {
                     self.record(now, wall_ms, &app, Event::Observed { instance, fact });

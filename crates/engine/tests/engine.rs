@@ -208,6 +208,29 @@ fn a_daemon_that_dies_at_any_turn_ends_the_same() {
     }
 }
 
+/// The proxy answers before the health checks do: what it says counts as soon as everybody was seen, not at the next timer.
+#[test]
+fn after_a_restart_reports_come_one_at_a_time() {
+    for die_at in 1..6 {
+        let world = World::default();
+        let mut engine = daemon(&world, "boot");
+        run(&mut engine, &world, vec![deploy("1")], usize::MAX);
+        run(&mut engine, &world, vec![deploy("2")], die_at);
+        drop(engine);
+        world.borrow_mut().reports.clear();
+        let mut engine = daemon(&world, "boot");
+        run(&mut engine, &world, vec![], 1);
+        let mut waiting: std::collections::VecDeque<Report> = Default::default();
+        loop {
+            waiting.extend(std::mem::take(&mut world.borrow_mut().reports));
+            let Some(next) = waiting.pop_front() else { break };
+            let at = engine.last_at() + 1;
+            engine.turn(at, 0, vec![Input::Report(next)]);
+        }
+        assert_eq!(outcome(&engine), (RolloutState::Succeeded, 4), "died at turn {die_at}");
+    }
+}
+
 #[test]
 fn a_full_disk_stops_everything_but_the_traffic() {
     let world = World::default();
