@@ -6,8 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_version;
+mod contract;
 mod crash;
 mod eight;
 mod harness;
+mod input;
+mod json;
 mod planted;
 mod ten;
+
