@@ -1,22 +1,37 @@
 //! The last table on disk, so that the proxy serves with nobody to tell it: `STATE_DIR/proxy-table.json`.
 //!
 //! A table is acknowledged only after it is here, so it is written whole, beside the old one, and then renamed.
+//! A table of an earlier start of the machine opens its doors, but its endpoints are forgotten: their ports may belong to
+//! anybody now.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::table::Table;
 
 pub struct TableFile {
     path: PathBuf,
+    /// Changes with each start of the machine.
+    boot_id: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(default)]
+    boot_id: String,
+    #[serde(flatten)]
+    table: Table,
 }
 
 impl TableFile {
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("proxy-table.json") }
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { path: state_dir.join("proxy-table.json"), boot_id: boot_id.trim().to_owned() }
     }
 
     /// Durable when it returns: file synced, renamed, folder synced.
@@ -24,7 +39,8 @@ impl TableFile {
         let temporary = self.path.with_extension("json.new");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(table)?)?;
+        let kept = Kept { boot_id: self.boot_id.clone(), table: table.clone() };
+        file.write_all(&serde_json::to_vec(&kept)?)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
@@ -43,10 +59,13 @@ impl TableFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (None, None),
             Err(error) => return said(error.to_string()),
         };
-        let table: Table = match serde_json::from_slice(&bytes) {
-            Ok(table) => table,
+        let Kept { boot_id, mut table } = match serde_json::from_slice(&bytes) {
+            Ok(kept) => kept,
             Err(error) => return said(error.to_string()),
         };
+        if boot_id != self.boot_id {
+            table.apps.iter_mut().for_each(|app| app.endpoints.clear());
+        }
         match table.validate() {
             Ok(()) => (Some(table), None),
             Err(reason) => said(reason),
@@ -75,5 +94,22 @@ mod tests {
         }
         file.write(&Table { protocol: 99, ..table }).unwrap();
         assert!(file.read().1.unwrap().contains("protocol 99"));
+    }
+
+    #[test]
+    fn after_a_reboot_no_address_of_before_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let table: Table = serde_json::from_value(serde_json::json!({
+            "protocol": PROTOCOL, "epoch": 1, "number": 2,
+            "apps": [{ "app": "web", "listen": [{ "http": "127.0.0.1:8080" }], "endpoints": [{ "id": "web-1-1",
+                "incarnation": "a", "version": "1", "revision": 1, "address": "127.0.0.1:20000", "weight": 1,
+                "state": "routed" }] }]
+        }))
+        .unwrap();
+        let before = TableFile { boot_id: "another".to_owned(), ..TableFile::new(dir.path()) };
+        before.write(&table).unwrap();
+        assert_eq!(before.read().0.unwrap(), table);
+        let after = TableFile::new(dir.path()).read().0.unwrap();
+        assert_eq!((after.apps[0].listen.len(), after.apps[0].endpoints.len()), (1, 0));
     }
 }
