@@ -171,7 +171,7 @@ impl<'a> Pass<'a> {
         let before = self.started;
         self.start(target, wanted, StartPurpose::Roll, limit);
         let started = self.started - before;
-        if stopped > 0 {
+        if stopped + started > 0 {
             let (floor, ceiling) = (self.floor, self.ceiling);
             self.moves.reasons.push(Reason::Roll {
                 start: started,
@@ -274,19 +274,10 @@ impl<'a> Pass<'a> {
             self.moves.actions.push(Action::Start { instance, purpose });
         }
         self.started += n;
-        let held = self.state.counts_of(Some(revision)).held();
-        let (available, floor) = (self.total.available(), self.floor);
-        self.moves.reasons.push(match purpose {
-            StartPurpose::Repair => Reason::Repair { start: n, revision: revision.0, held, wanted: of },
-            StartPurpose::Roll => Reason::Roll {
-                start: n,
-                stop: 0,
-                available,
-                floor,
-                live: self.total.live(),
-                ceiling: self.ceiling,
-            },
-        });
+        if purpose == StartPurpose::Repair {
+            let held = self.state.counts_of(Some(revision)).held();
+            self.moves.reasons.push(Reason::Repair { start: n, revision: revision.0, held, wanted: of });
+        }
     }
 
     /// A drain where requests may still run, else a stop.

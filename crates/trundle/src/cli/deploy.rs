@@ -27,6 +27,7 @@ pub async fn run(
         Err(_) => None,
     };
     let (name, settings) = (loaded.name.clone(), loaded.settings.clone());
+    let path = loaded.path.display().to_string();
     let template = prepare(context, loaded)?;
     let request = DeployRequest { template, settings, if_idle, seen_rollout: seen };
     let mut by = who();
@@ -36,7 +37,12 @@ pub async fn run(
             value.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
         ));
     }
-    let answer = told(context.client.ask(name.as_str(), by, Request::Deploy(Box::new(request))).await)?;
+    let answer = told(context.client.ask(name.as_str(), by, Request::Deploy(Box::new(request))).await);
+    let answer = answer.map_err(|stop| match stop {
+        // It is about a key of the file: only the daemon could know.
+        Stop::Error(text) if text.starts_with("listen.") => Stop::Error(format!("{path}: {text}")),
+        other => other,
+    })?;
     follow::after(context, &name, &answer, follow, Purpose::GoOn).await
 }
 

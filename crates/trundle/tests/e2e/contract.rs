@@ -124,7 +124,8 @@ fn scale_restart_and_rollback() {
     let site = slow_site();
     site.run(&["scale", "web", "3"]).expect(0);
     assert_eq!(crate::bad_version::versions(&site.status()), [("1.0".to_owned(), 3)].into());
-    let pids = |site: &Site| site.apps().into_iter().map(|p| p.pid).collect::<std::collections::BTreeSet<_>>();
+    let pids =
+        |site: &Site| site.apps().into_iter().map(|p| p.pid).collect::<std::collections::BTreeSet<_>>();
     let before = pids(&site);
     site.run(&["restart", "web"]).expect(0);
     assert!(pids(&site).is_disjoint(&before), "every instance is a new process");

@@ -17,7 +17,11 @@ const fn bad(from: &'static str, to: &'static str, tells: &'static [&'static str
 
 /// The line numbers are those of `sample`, which has `[run]` on line 5 and `[rollout]` on line 15.
 const TABLE: [Bad; 12] = [
-    bad("replicas = 2", "replicsa = 2", &["trundle.toml:3:1", "unknown key `replicsa`", "did you mean `replicas`?"]),
+    bad(
+        "replicas = 2",
+        "replicsa = 2",
+        &["trundle.toml:3:1", "unknown key `replicsa`", "did you mean `replicas`?"],
+    ),
     bad("replicas = 2", "replicas = \"two\"", &["trundle.toml:3:12", "found a text", "replicas = 8"]),
     bad("max_surge = 1", "max_surge = 0", &["trundle.toml:17", "both 0", "at least 1"]),
     bad("max_unavailable = 0", "max_unavailable = \"150%\"", &["trundle.toml:17", "150%", "help:"]),
@@ -31,7 +35,11 @@ const TABLE: [Bad; 12] = [
         &["trundle.toml:19", "progress_deadline is 60 s", "help: raise it"],
     ),
     bad("[run]", "[run]\nenv_file = \"no.env\"", &["trundle.toml:6", "no.env", "help: create it"]),
-    bad("[run]", "[run]\nsecrets = [\"NOT_SET_AT_ALL\"]", &["trundle.toml:6", "NOT_SET_AT_ALL", "help: set it in"]),
+    bad(
+        "[run]",
+        "[run]\nsecrets = [\"NOT_SET_AT_ALL\"]",
+        &["trundle.toml:6", "NOT_SET_AT_ALL", "help: set it in"],
+    ),
     bad("[run]", "[run]\nport = 99999", &["trundle.toml:6", "99999", "help:"]),
 ];
 

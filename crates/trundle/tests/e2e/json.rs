@@ -22,7 +22,10 @@ fn site() -> Site {
 fn status() {
     let site = site();
     let first = site.status();
-    assert!(first["lowest_available"].is_null() && first["highest_total"].is_null(), "an app's first: {first}");
+    assert!(
+        first["lowest_available"].is_null() && first["highest_total"].is_null(),
+        "an app's first: {first}"
+    );
     site.deploy("2.0", &["--set", "run.env.FAIL=not_found"]).expect(10);
     let status = site.status();
     expect_keys(
@@ -38,7 +41,11 @@ fn status() {
     expect_keys(&status["instances"][0], "id revision phase address pid in_flight");
     let reason = &status["rollout"]["reasons"][0];
     expect_keys(reason, "code gate instance text");
-    assert_eq!((&reason["code"], &reason["instance"]), (&"gate_failed".into(), &"web-2-1".into()), "{reason}");
+    assert_eq!(
+        (&reason["code"], &reason["instance"]),
+        (&"gate_failed".into(), &"web-2-1".into()),
+        "{reason}"
+    );
     assert_eq!(status["rollout"]["failure"]["probe"]["status"], 404);
     assert_eq!((&status["rollout"]["from"], &status["rollout"]["to"]), (&1.into(), &2.into()));
     assert_eq!(status["rollout"]["strategy"], "rolling");
@@ -50,7 +57,10 @@ fn status() {
 fn plan() {
     let site = site();
     let plan = site.run(&["plan", "--set", "version=2.0", "--json"]).expect(0).json();
-    expect_keys(&plan, "max_surge max_unavailable floor ceiling batches peak_mix expected_s schema point_of_no_return");
+    expect_keys(
+        &plan,
+        "max_surge max_unavailable floor ceiling batches peak_mix expected_s schema point_of_no_return",
+    );
     assert!(plan["batches"].as_array().is_some_and(|batches| batches.iter().all(Value::is_array)), "{plan}");
     expect_keys(&plan["peak_mix"], "1.0 2.0");
     assert!(plan["expected_s"].as_f64().is_some_and(|s| s > 0.0), "{plan}");
@@ -73,7 +83,11 @@ fn plan_of_a_described_state() {
     assert_eq!(plan["start"], serde_json::json!([{"revision": 2, "count": 3}]), "{plan}");
     assert_eq!(plan["stop"], serde_json::json!(["a", "b"]), "{plan}");
     assert!(plan["reasons"].is_array(), "{plan}");
-    let refused = state.to_string().replace("\"25%\"", "0").replace(":2,\"min", ":0,\"min").replace("\"max_unavailable\":2", "\"max_unavailable\":0");
+    let refused = state
+        .to_string()
+        .replace("\"25%\"", "0")
+        .replace(":2,\"min", ":0,\"min")
+        .replace("\"max_unavailable\":2", "\"max_unavailable\":0");
     std::fs::write(site.dir().join("state.json"), refused).unwrap();
     let said = site.run(&["plan", "--state", "state.json", "--json"]).expect(1);
     assert!(said.to_string().contains('0'), "{said}");

@@ -6,12 +6,15 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_version;
+mod bytes;
 mod contract;
 mod crash;
+mod demo;
 mod eight;
 mod harness;
 mod input;
 mod json;
 mod planted;
+mod secrets;
 mod ten;
-
+mod two;
