@@ -1,5 +1,7 @@
 //! What README.md and the guide say is there: every command with its flags, every link, and the two commands of the start.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The shape of the repository: which crate may see which, how long a file may be, and that each crate says what it knows.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
