@@ -13,6 +13,8 @@ pub fn ensure(state_dir: &Path) -> io::Result<()> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["shim", "proxy", "--detach", "--state-dir"])
         .arg(state_dir)
+        .env_clear()
+        .envs(super::start::handed_on())
         .env("TRUNDLE_STATE_DIR", state_dir)
         .current_dir("/")
         .stdin(Stdio::null())

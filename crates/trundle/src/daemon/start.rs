@@ -1,5 +1,6 @@
 //! Starts a daemon in the background when a command needs one and none runs.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
@@ -25,6 +26,30 @@ pub fn log_file(state_dir: &Path, name: &str) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(state_dir.join(name))
 }
 
+/// What a process that lives long gets of the environment of a command: not the secrets that a deploy was given.
+pub fn handed_on() -> impl Iterator<Item = (OsString, OsString)> {
+    const NAMES: [&str; 14] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "TMPDIR",
+        "XDG_STATE_HOME",
+        "CREDENTIALS_DIRECTORY",
+        "RUST_BACKTRACE",
+        "RUST_LOG",
+    ];
+    std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        NAMES.contains(&&*name) || name.starts_with("TRUNDLE_")
+    })
+}
+
 /// Makes sure that a daemon answers.
 pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError> {
     if client.answers().await {
@@ -39,6 +64,8 @@ pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError>
         .arg(state_dir)
         .arg("--socket")
         .arg(client.socket())
+        .env_clear()
+        .envs(handed_on())
         .env("TRUNDLE_STATE_DIR", state_dir)
         .current_dir("/")
         .stdin(Stdio::null())
