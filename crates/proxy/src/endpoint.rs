@@ -21,7 +21,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 
 use http::HeaderValue;
 use tokio::sync::Notify;
@@ -64,6 +64,8 @@ pub struct LiveEndpoint {
     pub row: EndpointRow,
     pub counts: Arc<Counts>,
     flag: AtomicU8,
+    /// It was given a request.
+    greeted: AtomicBool,
     /// Wakes the control thread when the last request of an endpoint that is on its way out has ended.
     idle: Arc<Notify>,
 }
@@ -92,6 +94,7 @@ impl LiveEndpoint {
             counts: rows.counts,
             // Nothing may be claimed before the table that names it is in force.
             flag: AtomicU8::new(Flag::Removed as u8),
+            greeted: AtomicBool::new(false),
             idle,
         }
     }
@@ -116,6 +119,17 @@ impl LiveEndpoint {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.counts.in_flight(self.row).load(SeqCst)
+    }
+
+    /// It waits for its first request.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        !self.greeted.load(Relaxed)
+    }
+
+    /// Whether it waits for its first request; true for one caller only.
+    pub fn greet(&self) -> bool {
+        self.is_new() && !self.greeted.swap(true, Relaxed)
     }
 
     /// How busy it is, for choosing only.

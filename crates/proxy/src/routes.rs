@@ -28,6 +28,9 @@ pub struct Route {
     routed: Vec<Weighted>,
     /// Sum of all weights.
     total_weight: u64,
+    /// Those that may still wait for their first request. With many endpoints and few requests the draw alone would let
+    /// a new one wait for long; so the next request is its first.
+    new: Vec<Arc<LiveEndpoint>>,
 }
 
 struct Weighted {
@@ -83,12 +86,15 @@ impl Route {
     /// `endpoints` are those of the table with the weight they have there; a weight of 0 or a state other than Routed
     /// keeps an endpoint out of the choice.
     pub fn new(settings: RouteSettings, endpoints: &[(Arc<LiveEndpoint>, u32, bool)]) -> Self {
-        let mut routed = Vec::new();
+        let (mut routed, mut new) = (Vec::new(), Vec::new());
         let mut total_weight = 0;
         for (endpoint, weight, is_routed) in endpoints {
             if *is_routed && *weight > 0 {
                 total_weight += u64::from(*weight);
                 let endpoint = Arc::clone(endpoint);
+                if endpoint.is_new() {
+                    new.push(Arc::clone(&endpoint));
+                }
                 routed.push(Weighted { endpoint, weight: u64::from(*weight), up_to: total_weight });
             }
         }
@@ -100,6 +106,7 @@ impl Route {
             limits: settings.limits,
             routed,
             total_weight,
+            new,
         }
     }
 
@@ -110,6 +117,9 @@ impl Route {
             return None;
         }
         if tried.len == 0 {
+            if let Some(claim) = self.new.iter().find(|e| e.greet()).and_then(LiveEndpoint::claim) {
+                return Some(claim);
+            }
             let first = self.draw(random);
             let second = self.draw(random);
             if let Some(claim) = less_loaded(first, second).endpoint.claim() {
@@ -205,6 +215,15 @@ mod tests {
         }
         assert_eq!(hits[2], 0);
         assert!((700..1300).contains(&hits[0]), "{hits:?}");
+    }
+
+    #[test]
+    fn a_new_endpoint_gets_the_next_request() {
+        let (_dir, route, endpoints) = route(&[1; 50]);
+        let mut random = Random::new();
+        let claims: Vec<_> = (0..50).map(|_| route.choose(&mut random, &Tried::default()).unwrap()).collect();
+        assert!(endpoints.iter().all(|e| e.in_flight() == 1), "each got its first before any got a second");
+        drop(claims);
     }
 
     #[test]
