@@ -29,6 +29,16 @@ fn every_command_exists_with_its_flags() {
 }
 
 #[test]
+fn the_examples_are_good() {
+    let examples = root().join("examples");
+    let plan = ["plan", "--json", "--state", "situation.json"];
+    for arguments in [&plan[..], &["validate", "-f", "worker.toml"]] {
+        let output = Command::new(TRUNDLE).args(arguments).current_dir(&examples).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn every_relative_link_leads_somewhere() {
     let root_pages = ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
     let decisions = markdown_in(&root().join("docs/decisions"));
