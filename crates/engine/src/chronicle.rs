@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use trundle_core::event::{Command, Event};
-use trundle_core::ids::{RevisionNumber, RolloutId};
+use trundle_core::event::{Command, Event, Fact, RefusalCode};
+use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
 use trundle_core::state::AppState;
 
 use crate::journal::Entry;
@@ -17,6 +17,8 @@ pub struct Chronicle {
     pub added: BTreeMap<RevisionNumber, u64>,
     /// The first record of each rollout.
     pub first_record: BTreeMap<RolloutId, u64>,
+    /// Of each revision, whose start was refused last and why; gone once one starts again.
+    pub refused: BTreeMap<RevisionNumber, (InstanceKey, RefusalCode, String)>,
 }
 
 impl Chronicle {
@@ -29,6 +31,12 @@ impl Chronicle {
             }
             Event::Commanded { command: Command::AddRevision { revision }, .. } => {
                 self.added.insert(revision.number, entry.wall_ms);
+            }
+            Event::Observed { instance, fact: Fact::StartRefused { code, text } } => {
+                self.refused.insert(instance.revision, (*instance, *code, text.clone()));
+            }
+            Event::Observed { instance, fact: Fact::Started { .. } } => {
+                self.refused.remove(&instance.revision);
             }
             _ => {}
         }

@@ -23,12 +23,6 @@ pub struct Changed {
     pub other: Vec<String>,
 }
 
-impl Changed {
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 pub fn changed(old: &Template, new: &Template) -> Changed {
     let pair = |a: String, b: String| (a != b).then_some([a, b]);
     let (a, b) = (&old.run, &new.run);

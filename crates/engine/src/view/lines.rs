@@ -124,7 +124,9 @@ fn fact_words(key: InstanceKey, fact: &Fact, state: &AppState) -> Option<Words> 
     let name = format!("{} ({})", key.name(state.app()), state.version_of(key.revision));
     let (kind, text) = match fact {
         Fact::Started { pid, .. } => ("started", format!("{name} runs as pid {pid}")),
-        Fact::StartRefused { text, .. } => ("failed", format!("{name} could not start: {text}")),
+        Fact::StartRefused { code, text } => {
+            ("failed", format!("{name} could not start ({}): {text}", super::json_word(code)))
+        }
         Fact::Ready => ("ready", format!("{name} is ready")),
         Fact::Unready => ("unready", format!("{name} is not ready any more")),
         Fact::NotLive => ("failed", format!("{name} failed its liveness check")),

@@ -143,6 +143,7 @@ pub fn status(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> Sta
         .reasons
         .into_iter()
         .map(|r| reason_json(r, traffic, state))
+        .chain(unstartable(app))
         .collect();
     Status {
         app: state.app().to_string(),
@@ -330,6 +331,19 @@ fn reason_json(
         object.insert("text".to_owned(), text.into());
     }
     value
+}
+
+/// Revisions that are wanted and cannot be started, such as an old one whose bytes were overwritten: nothing repairs them.
+fn unstartable(app: &App) -> impl Iterator<Item = serde_json::Value> {
+    let misses = |number: &RevisionNumber| {
+        app.state.book(*number).is_some_and(|book| book.slots().in_backoff() > 0 && book.want() > 0)
+    };
+    let refused = app.chronicle.refused.iter().filter(move |(number, _)| misses(number));
+    refused.map(|(number, (instance, code, text))| {
+        let name = instance.name(app.state.app());
+        let text = format!("{name} ({}) cannot be started: {text}", app.state.version_of(*number));
+        serde_json::json!({ "code": json_word(code), "instance": name, "text": text })
+    })
 }
 
 /// A word of an enum as JSON writes it.
