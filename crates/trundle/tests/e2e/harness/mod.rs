@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
 /// No command of a test takes longer; one that does is a failure.
-const LONGEST_COMMAND: Duration = Duration::from_secs(90);
+const LONGEST_COMMAND: Duration = Duration::from_secs(120);
 /// Below the range of outgoing connections, apart from the daemon's default range.
 const PORTS_FROM: u16 = 10_000;
 const PORTS_EACH: u16 = 60;
