@@ -7,7 +7,6 @@ use trundle_core::decide::decide;
 use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants;
-use trundle_core::reason::Reason;
 use trundle_core::state::{AppState, Class, Phase, Refusal, Request, Step};
 
 use crate::chronicle::Chronicle;
@@ -58,7 +57,6 @@ pub struct Engine<S, D, R> {
 pub struct App {
     pub state: AppState,
     pub chronicle: Chronicle,
-    pub reasons: Vec<Reason>,
     pub router_trouble: Option<String>,
     told: Wanted,
     /// Told nothing yet in this life of the daemon.
@@ -75,7 +73,6 @@ impl App {
         Self {
             state: AppState::new(name),
             chronicle: Chronicle::default(),
-            reasons: Vec::new(),
             router_trouble: None,
             told: Wanted::default(),
             fresh: true,
@@ -151,10 +148,6 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     /// Why nothing can be made durable, if so.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
-    }
-
-    pub fn router_mut(&mut self) -> &mut R {
-        &mut self.router
     }
 
     /// One turn at the journal's time `now`. `wall_ms` is for display only.
@@ -275,7 +268,6 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             }
             app.awaited.clear();
             let decision = decide(&app.state);
-            app.reasons.clone_from(&decision.reasons);
             if decision.actions.is_empty() {
                 return;
             }

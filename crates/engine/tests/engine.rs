@@ -174,7 +174,7 @@ fn run(engine: &mut TestEngine, world: &World, mut inputs: Vec<Input>, die_at: u
 fn outcome(engine: &TestEngine) -> (RolloutState, usize) {
     let state = &engine.apps()[&app()].state;
     if state.open_rollout().is_some() {
-        println!("{:?}", engine.apps()[&app()].reasons);
+        println!("{:?}", trundle_core::decide::decide(state).reasons);
     }
     (state.last_rollout().unwrap().state, state.instances().count())
 }

@@ -45,8 +45,6 @@ pub struct Instance {
     pub(super) ever_ready: bool,
     /// In the table that the router acknowledged last.
     pub(super) routed: bool,
-    /// The healthy deadline passed before it was ready once.
-    pub(super) overdue: bool,
     pub(super) drained: Option<DrainProof>,
     pub(super) stop_purpose: Option<StopPurpose>,
     pub(super) cut: bool,
@@ -72,7 +70,6 @@ impl Instance {
             ever_available: false,
             ever_ready: false,
             routed: false,
-            overdue: false,
             drained: None,
             stop_purpose: None,
             cut: false,
@@ -106,9 +103,6 @@ impl Instance {
     /// It may have been given requests: it is routed from the moment it is ready.
     pub fn was_ever_ready(&self) -> bool {
         self.ever_ready
-    }
-    pub fn is_overdue(&self) -> bool {
-        self.overdue
     }
     pub fn drained(&self) -> Option<DrainProof> {
         self.drained

@@ -20,7 +20,6 @@ impl AppState {
 
     pub(super) fn note_overdue(&mut self, key: InstanceKey) {
         self.change(key, |i, _| {
-            i.overdue = true;
             i.timer = None;
         });
         self.overdue.insert(key);
@@ -68,7 +67,6 @@ impl AppState {
             i.ready_since = Some(now);
             i.ever_ready = true;
             i.matured = wait == 0;
-            i.overdue = false;
         });
         if wait > 0 {
             self.set_timer(key, now + wait, Timer::Mature(key));

@@ -1,7 +1,7 @@
 //! Serves the API: few routes, each either a look at the engine or one request to it.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, DaemonError> {
     Ok(listener)
 }
 
-pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, _state_dir: PathBuf) -> Ended {
+pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic) -> Ended {
     let down = Arc::new(Notify::new());
     let served = Served { handle, traffic, down: down.clone() };
     let routes = Router::new()

@@ -85,12 +85,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
     runtime.spawn(router::keep(traffic.clone(), config.state_dir.clone()));
     notify_ready();
-    let ended = runtime.block_on(crate::api::server::serve(
-        listener,
-        handle.clone(),
-        traffic,
-        config.state_dir.clone(),
-    ));
+    let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic));
     handle.send(Message::Stop);
     // The last decision is on the disk before the lock is given back.
     let _ = engine.join();
