@@ -367,7 +367,11 @@ pub struct HistoryRow {
     pub started_at: Option<String>,
     pub duration_ms: u64,
     pub requests: Requests,
+    pub lowest_available: Option<u32>,
+    pub highest_total: Option<u32>,
+    pub peak_mix: BTreeMap<String, u32>,
     pub cause: Option<String>,
+    pub failure: Option<Failure>,
 }
 
 /// `history --json`.
@@ -409,7 +413,11 @@ pub fn history(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> Hi
         started_at: app.chronicle.began.get(&rollout.id).copied().map(time_text),
         duration_ms: rollout.ended_at.unwrap_or(state.now()) - rollout.opened_at,
         requests: requests_of(rollout, traffic),
+        lowest_available: rollout.from.map(|_| rollout.lowest_available),
+        highest_total: rollout.from.map(|_| rollout.highest_total),
+        peak_mix: peak_mix(state, &rollout.peak_mix),
         cause: rollout.cause.as_ref().map(|c| c.text()),
+        failure: rollout.records.last().map(|record| failure(state, rollout, record)),
     });
     History { app: state.app().to_string(), revisions: revisions.collect(), rollouts: rollouts.collect() }
 }

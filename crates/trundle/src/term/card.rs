@@ -28,6 +28,15 @@ pub fn render(status: &Status) -> String {
     out
 }
 
+/// What failed, what had changed and what was seen, for a report of the past.
+pub fn of_the_past(failure: &Failure) -> String {
+    let mut out = String::new();
+    row(&mut out, "failed", &format!("{} {}", failure.instance, bold(&printable(&failure.cause))));
+    about(&mut out, failure);
+    evidence(&mut out, failure);
+    out
+}
+
 fn row(out: &mut String, label: &str, text: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "  {} {text}", dim(&format!("{label:<9}")));

@@ -78,6 +78,12 @@ pub fn full(app: &AppName, row: &HistoryRow, lines: &[Line]) -> String {
         let _ = writeln!(out, "  cause: {cause}");
     }
     let _ = writeln!(out, "  {}", requests(&row.requests));
+    if let (Some(lowest), Some(highest)) = (row.lowest_available, row.highest_total) {
+        let mix: Vec<_> = row.peak_mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
+        let mix = mix.join(" + ");
+        let _ = writeln!(out, "  available never below {lowest}, never more than {highest} live, peak mix {mix}");
+    }
+    out.extend(row.failure.as_ref().map(super::card::of_the_past));
     for line in lines {
         let _ = writeln!(out, "  {}  {:<10} {}", dim(&line.at), line.kind, line.text);
     }
