@@ -81,7 +81,8 @@ pub fn full(app: &AppName, row: &HistoryRow, lines: &[Line]) -> String {
     if let (Some(lowest), Some(highest)) = (row.lowest_available, row.highest_total) {
         let mix: Vec<_> = row.peak_mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
         let mix = mix.join(" + ");
-        let _ = writeln!(out, "  available never below {lowest}, never more than {highest} live, peak mix {mix}");
+        let _ =
+            writeln!(out, "  available never below {lowest}, never more than {highest} live, peak mix {mix}");
     }
     out.extend(row.failure.as_ref().map(super::card::of_the_past));
     for line in lines {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use crate::harness::prober::Prober;
-use crate::harness::{Site, alone, load, sample, scaled};
+use crate::harness::{Running, Site, alone, load, procs, sample, scaled};
 
 pub fn config() -> String {
     let env = format!(r#"START_MS = "{}", ID_LOG = "@DIR@/ids""#, scaled(200, 1500));
@@ -57,4 +58,36 @@ pub fn expect_each_id_once(site: &Site, sent: u64) {
         ids.extend(text.lines().map(str::to_owned));
     }
     assert_eq!((all, ids.len() as u64), (sent, sent), "processed, distinct ids, against what was sent");
+}
+
+/// A client that nobody here wrote, where it is installed.
+#[test]
+fn wrk_sees_no_error() {
+    if Command::new("wrk").arg("-v").output().is_err() {
+        println!("wrk is not installed: skipped");
+        return;
+    }
+    let _alone = alone();
+    let site = Site::with(&sample(8, r#"START_MS = "200""#, "max_surge = 1\nmax_unavailable = 1"));
+    site.deploy("3.0", &[]).expect(0);
+    let mut wrk = Command::new("wrk");
+    wrk.args(["-t1", "-c32", "-d300s", "--timeout", "10s", &format!("http://{}/", site.listen())]);
+    let wrk = Running::of(wrk);
+    for n in 1..=scaled(2, 5) {
+        site.deploy(&format!("3.{n}"), &[]).expect(0);
+        let status = site.status();
+        assert_eq!(
+            (&status["lowest_available"], &status["highest_total"]),
+            (&7.into(), &9.into()),
+            "{status}"
+        );
+        assert_eq!(status["requests"]["lost"], 0, "{status}");
+    }
+    // It tells what it saw when it is interrupted.
+    procs::read(wrk.pid()).unwrap().signal(rustix::process::Signal::INT);
+    let said = wrk.finish().stdout;
+    println!("{said}");
+    let requests = said.lines().find_map(|l| l.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
+    assert!(requests > Some(1000), "{said}");
+    assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
 }
