@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Site, sample};
+use crate::harness::{Site, procs, sample};
 
 #[track_caller]
 fn expect_keys(value: &Value, keys: &str) {
@@ -106,4 +106,21 @@ fn deploy_prints_one_object_a_line() {
     for command in [&["history", "--json"][..], &["report", "--json"], &["logs", "--json"]] {
         assert_eq!(site.run(command).expect(0).stdout.lines().count(), 1, "{command:?} prints one object");
     }
+}
+
+#[test]
+fn watching_prints_one_object_a_line() {
+    let site = site();
+    let watching = site.start(&["status", "web", "--watch", "--json"]);
+    site.deploy("2.0", &[]).expect(0);
+    procs::read(watching.pid()).unwrap().signal(rustix::process::Signal::TERM);
+    let lines = watching.finish().json_lines();
+    assert!(lines.len() > 5, "{lines:?}");
+    for line in &lines {
+        expect_keys(line, "at type");
+    }
+    assert!(
+        lines.iter().any(|line| line["type"] == "status" && line["status"]["replicas"] == 2),
+        "{lines:?}"
+    );
 }

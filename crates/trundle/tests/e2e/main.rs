@@ -15,6 +15,7 @@ mod harness;
 mod input;
 mod json;
 mod planted;
+mod repair;
 mod secrets;
 mod ten;
 mod two;
