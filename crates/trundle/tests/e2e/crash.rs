@@ -1,6 +1,8 @@
 //! kill -9 at random instants: of the daemon in the middle of each kind of rollout, and of the proxy under load.
 
+use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::bad_version::{BAD, FIXED, versions};
@@ -115,6 +117,7 @@ fn a_killed_proxy_refuses_nobody() {
     site.deploy("3.1", &[]).expect(0);
     site.deploy("3.2", &["--detach"]).expect(0);
     site.run(&["pause"]).expect(0);
+    let knocking = knock(&site);
     let load = load::start(&site, 24, 2);
     let mut dice = Dice::new("proxy");
     let kills: u64 = scaled(5, 20);
@@ -132,11 +135,13 @@ fn a_killed_proxy_refuses_nobody() {
     }
     std::thread::sleep(Duration::from_millis(500));
     let tally = load.finish();
+    let (knocks, refused) = knocking();
+    assert!(knocks > 500 && refused == 0, "{refused} of {knocks} connections were refused");
     site.run(&["resume"]).expect(0);
     let status = site.status();
     println!("proxy: {kills} kills, {tally:?}, inside {}", status["requests"]);
     assert_eq!(versions(&status), [("3.2".to_owned(), 3)].into(), "{status}");
-    assert!(!tally.losses().contains("connect"), "a connection was refused: {}", tally.losses());
+    assert!(!tally.losses().contains("connect"), "{}", tally.losses());
     // In flight at the instant of a kill: at most one of each connection.
     assert!(tally.lost() > 0 && tally.lost() <= 24 * kills, "{tally:?}");
     // What the client saw as lost is told as lost: here, no loss is unknown to the operator.
@@ -144,4 +149,23 @@ fn a_killed_proxy_refuses_nobody() {
     assert!((tally.lost()..=tally.lost() + kills).contains(&lost), "{tally:?}, but status tells {lost}");
     let total = status["requests"]["total"].as_u64().unwrap();
     assert!(total >= tally.sent(), "{tally:?}, but status knows of {total}");
+}
+
+/// Opens connection after connection; told to end, it says how many it tried and how many were refused.
+fn knock(site: &Site) -> impl FnOnce() -> (u32, u32) {
+    let (address, stop) = (site.listen(), Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || {
+        let (mut knocks, mut refused) = (0, 0);
+        while !stopped.load(Ordering::Relaxed) {
+            knocks += 1;
+            refused += u32::from(TcpStream::connect(&address).is_err());
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        (knocks, refused)
+    });
+    move || {
+        stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap()
+    }
 }

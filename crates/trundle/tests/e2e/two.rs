@@ -1,7 +1,7 @@
 //! Two people at once, and what a command must not hand on to what it starts.
 
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
 
 use crate::harness::{Site, sample, wait_for};
 
@@ -41,19 +41,16 @@ fn two_deploys_at_once() {
 fn what_a_command_starts_holds_none_of_its_descriptors() {
     let site = Site::with(&sample(2, r#"START_MS = "0""#, SURGE));
     let (reader, writer) = std::io::pipe().unwrap();
-    let mut command = std::process::Command::new("sh");
-    // The shell hands its descriptor 9 to the command.
-    command.args(["-c", &format!("exec 9>&{} && exec \"$@\"", writer.as_raw_fd()), "sh"]);
-    command.arg(site.bin()).arg("deploy");
+    let mut command = Command::new("sh");
+    // The pipe comes in as standard input; the shell hands it on as descriptor 9 and nothing else.
+    command.args(["-c", "exec 9>&0 0</dev/null && exec \"$@\"", "sh"]).arg(site.bin()).arg("deploy");
     let like = site.command(&[]);
     command.current_dir(like.get_current_dir().unwrap());
     command.envs(like.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    // Handed on by number: the flag that closes it is taken off.
-    let writer: OwnedFd = writer.into();
-    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
-    let running = crate::harness::Running::of(command);
-    drop(writer);
-    running.finish().expect(0);
+    let said = command.stdin(writer).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // With it the writing end in our hands.
+    drop(command);
     let eof = std::thread::spawn(move || {
         let mut reader = reader;
         reader.read_to_end(&mut Vec::new())
