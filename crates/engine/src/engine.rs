@@ -7,7 +7,7 @@ use trundle_core::decide::decide;
 use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants;
-use trundle_core::state::{AppState, Class, Phase, Refusal, Request, Step};
+use trundle_core::state::{AppState, Class, Phase, Refusal, Request, RolloutState, Step};
 
 use crate::chronicle::Chronicle;
 use crate::effects::Wanted;
@@ -36,6 +36,8 @@ pub struct Turn {
 const RETRY_MS: Millis = 1_000;
 /// After a restart, how long decisions wait for the driver to say what became of what it kept.
 const OBSERVE_MS: Millis = 10_000;
+/// While deadlines run, at most this much watched time is lost with a daemon that is killed.
+const KEEP_TIME_MS: Millis = 250;
 /// Passes of one decision in one turn. A healthy one needs a handful.
 const MOST_PASSES: usize = 10_000;
 
@@ -50,6 +52,8 @@ pub struct Engine<S, D, R> {
     unwritten: Vec<Entry>,
     /// Made durable in this turn.
     written: Vec<Entry>,
+    /// The journal's clock is durable up to here.
+    kept_until: Millis,
     trouble: Option<String>,
 }
 
@@ -116,12 +120,14 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             last_n: 0,
             unwritten: Vec::new(),
             written: Vec::new(),
+            kept_until: 0,
             trouble: None,
         };
         for entry in &entries {
             engine.fold(entry);
         }
-        let now = entries.last().map_or(0, |e| e.at_ms);
+        let now = entries.last().map_or(0, |e| e.at_ms).max(engine.store.kept_time()?);
+        engine.kept_until = now;
         let rebooted = last_boot.is_some_and(|last| last != boot_id);
         let names: Vec<_> = engine.apps.keys().cloned().collect();
         for name in names {
@@ -129,6 +135,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                 engine.record(now, 0, &name, Event::Rebooted);
             }
             if let Some(app) = engine.apps.get_mut(&name) {
+                app.state.advance(now);
                 app.awaited = app.state.instances().filter(|i| is_up(i.phase())).map(|i| i.key()).collect();
                 app.awaited_until = now + OBSERVE_MS;
             }
@@ -181,7 +188,8 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             }
             self.router.publish();
         }
-        Turn { wake_at: self.wake_at(now), entries }
+        let wake_at = self.keep_time(now, &entries);
+        Turn { wake_at, entries }
     }
 
     fn take(&mut self, now: Millis, wall_ms: u64, input: Input, touched: &mut BTreeSet<AppName>) {
@@ -397,6 +405,22 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         app.told = wanted;
     }
 
+    /// While deadlines run the clock is made durable several times a second; answers when to turn again.
+    fn keep_time(&mut self, now: Millis, entries: &[Entry]) -> Option<Millis> {
+        if let Some(last) = entries.last() {
+            self.kept_until = self.kept_until.max(last.at_ms);
+        }
+        let wake_at = self.wake_at(now);
+        if !self.apps.values().any(|app| deadlines_run(&app.state)) {
+            return wake_at;
+        }
+        // What fails here is lost time only; the next append tells of a disk in trouble.
+        if now >= self.kept_until + KEEP_TIME_MS && self.store.keep_time(now).is_ok() {
+            self.kept_until = now;
+        }
+        Some(wake_at.unwrap_or(Millis::MAX).min(now + KEEP_TIME_MS))
+    }
+
     fn wake_at(&self, now: Millis) -> Option<Millis> {
         let retry = self.trouble.as_ref().map(|_| now + RETRY_MS);
         let apps = self.apps.values().flat_map(|app| {
@@ -405,6 +429,12 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         });
         apps.chain(retry).min()
     }
+}
+
+/// Somebody waits for time to pass: a rollout that runs, an instance on its way up or out.
+fn deadlines_run(state: &AppState) -> bool {
+    let rolls = state.open_rollout().is_some_and(|r| r.state != RolloutState::Paused);
+    rolls || [Class::Starting, Class::Draining].iter().any(|class| state.totals().of(*class) > 0)
 }
 
 /// It was seen ready once: whether it still is, the driver says first.

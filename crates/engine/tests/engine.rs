@@ -26,6 +26,8 @@ struct Outside {
     ever_started: BTreeMap<InstanceKey, u32>,
     routed: BTreeSet<InstanceKey>,
     reports: Vec<Report>,
+    /// Instances start and never become ready.
+    silent: bool,
     /// What effects were ordered without a durable intent.
     unfounded: Vec<InstanceKey>,
 }
@@ -46,6 +48,12 @@ impl Store for Journal {
     }
     fn load(&mut self) -> Result<Vec<Entry>, JournalError> {
         self.0.borrow_mut().journal.load()
+    }
+    fn keep_time(&mut self, at_ms: u64) -> Result<(), JournalError> {
+        self.0.borrow_mut().journal.keep_time(at_ms)
+    }
+    fn kept_time(&mut self) -> Result<u64, JournalError> {
+        self.0.borrow_mut().journal.kept_time()
     }
     fn begin_epoch(&mut self) -> Result<u64, JournalError> {
         self.0.borrow_mut().journal.begin_epoch()
@@ -75,7 +83,8 @@ impl Driver for Processes {
             }
             let started =
                 Fact::Started { pid: 1, address: Some("127.0.0.1:1".into()), incarnation: format!("{key}") };
-            for fact in [started, Fact::Ready] {
+            let facts = if world.silent { vec![started] } else { vec![started, Fact::Ready] };
+            for fact in facts {
                 world.reports.push(Report::Seen { app: app(), instance: key, fact });
             }
         }
@@ -287,4 +296,19 @@ fn the_journal_tells_the_same_state_again() {
     let told = format!("{:?}", engine.apps()[&app()].state);
     let again = daemon(&world, "boot");
     assert_eq!(format!("{:?}", again.apps()[&app()].state), told);
+}
+
+#[test]
+fn a_daemon_that_dies_again_and_again_still_sees_a_deadline_pass() {
+    let world = World::default();
+    world.borrow_mut().silent = true;
+    let mut engine = daemon(&world, "boot");
+    run(&mut engine, &world, vec![deploy("1")], 1);
+    // Each life lasts for 300 ms; the healthy deadline is 5 minutes.
+    for _ in 0..1_200 {
+        engine = daemon(&world, "boot");
+        let began = engine.last_at();
+        engine.turn(began + 300, 0, vec![]);
+    }
+    assert_eq!(outcome(&engine).0, RolloutState::Paused);
 }

@@ -4,7 +4,7 @@
 //! A table of an earlier start of the machine opens its doors, but its endpoints are forgotten: their ports may belong to
 //! anybody now.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -34,17 +34,17 @@ impl TableFile {
         Self { path: state_dir.join("proxy-table.json"), boot_id: boot_id.trim().to_owned() }
     }
 
-    /// Durable when it returns: file synced, renamed, folder synced.
+    /// Whole or not there for every later reader, however this process ends. It waits for no disk: what a table says of
+    /// endpoints is void after the machine was started anew, so there is nothing to save from a power failure, and every
+    /// step of a rollout waits for this.
     pub fn write(&self, table: &Table) -> io::Result<()> {
         let temporary = self.path.with_extension("json.new");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         let kept = Kept { boot_id: self.boot_id.clone(), table: table.clone() };
         file.write_all(&serde_json::to_vec(&kept)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
+        drop(file);
+        fs::rename(&temporary, &self.path)
     }
 
     /// The table, or none and what is to be said about it.

@@ -1,5 +1,7 @@
 //! A journal in memory, for tests and the simulator: it can be told to fail.
 
+use trundle_core::Millis;
+
 use super::{Entry, JournalError, Store};
 
 #[derive(Debug, Clone, Default)]
@@ -7,6 +9,7 @@ pub struct MemoryJournal {
     pub entries: Vec<Entry>,
     pub epoch: u64,
     pub boot_id: Option<String>,
+    pub kept_time: Millis,
     /// The next appends fail as a full disk does.
     pub full: bool,
 }
@@ -22,6 +25,15 @@ impl Store for MemoryJournal {
 
     fn load(&mut self) -> Result<Vec<Entry>, JournalError> {
         Ok(self.entries.clone())
+    }
+
+    fn keep_time(&mut self, at_ms: Millis) -> Result<(), JournalError> {
+        self.kept_time = at_ms;
+        Ok(())
+    }
+
+    fn kept_time(&mut self) -> Result<Millis, JournalError> {
+        Ok(self.kept_time)
     }
 
     fn begin_epoch(&mut self) -> Result<u64, JournalError> {

@@ -58,6 +58,19 @@ pub trait Store {
     /// [`JournalError::Damaged`] at the first record that is not as it was written.
     fn load(&mut self) -> Result<Vec<Entry>, JournalError>;
 
+    /// Notes durably that the journal's clock has come to `at_ms` while nothing else was written: a daemon that is killed
+    /// again and again would otherwise never see a deadline pass.
+    ///
+    /// # Errors
+    /// When it cannot be made durable; nothing is lost but that time.
+    fn keep_time(&mut self, at_ms: Millis) -> Result<(), JournalError>;
+
+    /// The time that was noted last; 0 when none was.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn kept_time(&mut self) -> Result<Millis, JournalError>;
+
     /// Begins a new epoch durably and answers with its number.
     ///
     /// # Errors

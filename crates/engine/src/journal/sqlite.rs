@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
+use trundle_core::Millis;
 use trundle_core::revision::hex;
 
 use super::{Entry, JournalError, Store};
@@ -79,6 +80,14 @@ impl SqliteJournal {
             .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
             .optional()
             .map_err(|e| self.damaged(0, e.to_string()))
+    }
+
+    /// 0 when it was never set.
+    fn number(&self, key: &str) -> Result<u64, JournalError> {
+        let parse = |text: String| {
+            text.parse().map_err(|e| self.damaged(0, format!("its {key} is not a number: {e}")))
+        };
+        self.meta(key)?.map_or(Ok(0), parse)
     }
 
     fn set_meta(&self, key: &str, value: &str) -> Result<(), JournalError> {
@@ -206,13 +215,16 @@ impl Store for SqliteJournal {
         Ok(entries)
     }
 
+    fn keep_time(&mut self, at_ms: Millis) -> Result<(), JournalError> {
+        self.set_meta("at_ms", &at_ms.to_string())
+    }
+
+    fn kept_time(&mut self) -> Result<Millis, JournalError> {
+        self.number("at_ms")
+    }
+
     fn begin_epoch(&mut self) -> Result<u64, JournalError> {
-        let last: u64 = match self.meta("epoch")? {
-            None => 0,
-            Some(text) => {
-                text.parse().map_err(|e| self.damaged(0, format!("its epoch is not a number: {e}")))?
-            }
-        };
+        let last = self.number("epoch")?;
         self.set_meta("epoch", &(last + 1).to_string())?;
         Ok(last + 1)
     }
