@@ -7,7 +7,7 @@ use trundle_core::ids::AppName;
 use trundle_drivers::logs::printable;
 use trundle_engine::view::{Line, RolloutStatus, Status};
 
-use super::{Context, FollowArgs, Stop, print_json, told};
+use super::{Context, FollowArgs, Stop, print_json};
 use crate::api::types::{Told, Watched};
 use crate::exit::Exit;
 use crate::term::{card, live::Live, report};
@@ -147,7 +147,7 @@ async fn watch(
                     show.status(&told)?;
                     if let Some(end) = ended(&told.status, target, purpose) {
                         show.end();
-                        return finish(context, app, target, end).await;
+                        return finish(context, told.status, target, end).await;
                     }
                 }
             }
@@ -180,9 +180,9 @@ fn outcome(rollout: &RolloutStatus, purpose: Purpose) -> Option<Exit> {
     }
 }
 
-async fn finish(context: &Context, app: &AppName, target: Target, exit: Exit) -> Result<Exit, Stop> {
-    // The last word is asked for anew: it has the final counts.
-    let status = told(context.client.status(app.as_str()).await)?;
+async fn finish(context: &Context, seen: Status, target: Target, exit: Exit) -> Result<Exit, Stop> {
+    // The last word is asked for anew: it has the final counts. A daemon that is gone by now changes no outcome.
+    let status = context.client.status(&seen.app).await.unwrap_or(seen);
     if context.json {
         print_json(
             &serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",

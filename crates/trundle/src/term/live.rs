@@ -67,10 +67,10 @@ impl Live {
     }
 
     pub fn end(&mut self) {
+        self.reason.finish_and_clear();
         for bar in self.bars.values() {
             bar.abandon();
         }
-        self.reason.finish_and_clear();
     }
 }
 
