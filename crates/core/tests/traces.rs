@@ -5,10 +5,10 @@
 mod common;
 
 use common::{Fate, START_MS, World, settings};
-use trundle_core::event::{Exit, Fact};
+use trundle_core::event::{Command, Exit, Fact};
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::settings::{OnFailure, RolloutSettings};
-use trundle_core::state::{Request, RolloutState};
+use trundle_core::state::{DeployRequest, Request, RolloutState};
 
 fn counts(surge: u32, unavailable: u32) -> impl Fn(&mut RolloutSettings) {
     move |r| {
@@ -312,4 +312,86 @@ fn down_takes_everything_and_a_deploy_brings_it_back() {
     world.deploy("1");
     world.run();
     assert_eq!((world.outcome(), world.ready_of(1).len()), (RolloutState::Succeeded, 4));
+}
+
+#[test]
+fn an_explicit_way_back_to_a_version_that_was_left_is_a_persons_choice() {
+    let mut world = rolled(4, counts(1, 0));
+    world.request(Request::Rollback(None));
+    world.run();
+    world.fate = Box::new(|key, _| if key.revision.0 == 3 { Fate::Exits } else { Fate::Ready });
+    world.deploy("3");
+    world.run();
+    assert_eq!(world.outcome(), RolloutState::Paused);
+    world.request(Request::Rollback(Some(trundle_core::ids::RevisionNumber(2))));
+    world.run();
+    assert_eq!((world.outcome(), world.ready_of(2).len()), (RolloutState::RolledBack, 4));
+}
+
+#[test]
+fn after_a_failed_way_back_a_deploy_of_what_is_wanted_goes_on() {
+    let mut world = World::with(settings(4, |r| {
+        counts(1, 0)(r);
+        r.on_failure = OnFailure::Rollback;
+    }));
+    world.fate = Box::new(|key, nth| if key.revision.0 == 2 && nth == 1 { Fate::Ready } else { Fate::Exits });
+    world.deploy("2");
+    world.run();
+    assert_eq!(world.outcome(), RolloutState::Failed);
+    assert!(world.state.permit(&Request::Scale(6)).is_err(), "nothing would carry it out");
+    world.fate = Box::new(|_, _| Fate::Ready);
+    let template = world.state.revisions().values().next().unwrap().template.clone();
+    let settings = world.state.settings().unwrap().clone();
+    let request = DeployRequest { template, settings, if_idle: false, seen_rollout: None };
+    world.request(Request::Deploy(Box::new(request)));
+    world.run();
+    assert_eq!((world.outcome(), world.ready_of(1).len()), (RolloutState::Succeeded, 4));
+}
+
+#[test]
+fn a_longer_delay_counts_in_the_middle_of_a_rollout() {
+    let mut world = World::with(settings(4, |r| {
+        (r.batch, r.order, r.delay_ms) = (Some(2), Some(Order::StopFirst), 4_000)
+    }));
+    let began = world.at;
+    world.deploy("2");
+    while world.at < began + 3_000 {
+        world.step();
+    }
+    let longer = settings(4, |r| (r.batch, r.order, r.delay_ms) = (Some(2), Some(Order::StopFirst), 8_000));
+    world.command(Command::Configure { settings: Box::new(longer) });
+    world.settle();
+    world.run();
+    let rollout = world.state.last_rollout().unwrap();
+    let took = rollout.ended_at.unwrap() - rollout.opened_at;
+    assert!((8_000 + 2 * START_MS..8_000 + 2 * START_MS + 100).contains(&took), "{took}");
+}
+
+#[test]
+fn after_a_reboot_in_a_pause_the_base_comes_to_full_strength_too() {
+    let mut world = World::with(settings(4, counts(0, 2)));
+    world.deploy("2");
+    world.step();
+    world.request(Request::Pause);
+    world.apply(trundle_core::event::Event::Rebooted);
+    world.settle();
+    assert_eq!(world.state.counts_of(world.state.base()).held(), 4);
+    assert_eq!(world.outcome(), RolloutState::Paused);
+}
+
+#[test]
+fn what_becomes_ready_and_dies_is_not_started_at_full_speed() {
+    let mut world = World::with(settings(1, |_| ()));
+    let began = world.at;
+    let mut starts = 0;
+    while world.at < began + 20_000 {
+        if let Some(key) = world.ready_of(1).first().copied() {
+            world.see(key, Fact::Exited(Exit { code: Some(1), signal: None }));
+            starts += 1;
+        }
+        if !world.step() {
+            break;
+        }
+    }
+    assert!((3..=6).contains(&starts), "{starts} lives in 20 s");
 }

@@ -173,6 +173,8 @@ async fn forward(
     let mut route = Arc::clone(route);
     let mut tried = Tried::default();
     let mut unreachable = false;
+    // A kept connection failed: from then on only new ones are used.
+    let mut stale = false;
     loop {
         let claim =
             if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
@@ -191,7 +193,9 @@ async fn forward(
             counts.app_cell(route.app_row, AppCell::Retried).fetch_add(1, Relaxed);
         }
         let endpoint = Arc::clone(claim.endpoint());
-        let upstream = match worker.pools.take(&endpoint) {
+        let kept = if stale { None } else { worker.pools.take(&endpoint) };
+        let was_kept = kept.is_some();
+        let upstream = match kept {
             Some(upstream) => upstream,
             None => match worker.pools.connect(&endpoint, connect_timeout).await {
                 Ok(upstream) => upstream,
@@ -209,6 +213,11 @@ async fn forward(
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
         match send(client, &route, exchange, request).await {
+            // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
+            Sent::Back(unsent) if was_kept => {
+                request = unsent;
+                stale = true;
+            }
             Sent::Back(unsent) => {
                 request = unsent;
                 unreachable = true;

@@ -22,12 +22,16 @@ pub fn moves(state: &AppState) -> Moves {
     if state.is_down() {
         pass.take_all_down();
     } else if state.settings().is_some() {
-        if state.is_halted() {
+        if state.recovering_since().is_some() {
+            if state.is_halted() {
+                pass.clear_dead()
+            } else {
+                pass.clear_failed()
+            }
+            pass.recover();
+        } else if state.is_halted() {
             pass.clear_dead();
             pass.hold_the_floor();
-        } else if state.recovering_since().is_some() {
-            pass.clear_failed();
-            pass.recover();
         } else {
             pass.clear_failed();
             pass.repair();
@@ -133,7 +137,7 @@ impl<'a> Pass<'a> {
     fn repair(&mut self) {
         let Some(base) = self.state.proven().filter(|b| Some(*b) != self.state.target()) else { return };
         let want = self.state.book(base).map_or(0, |b| b.want());
-        let missing = want.saturating_sub(self.base.held());
+        let missing = want.saturating_sub(self.base.held() + self.in_backoff(base));
         let to_floor = self.below_floor(self.floor);
         self.start(base, missing.min(to_floor), StartPurpose::Repair, want);
     }
@@ -150,14 +154,18 @@ impl<'a> Pass<'a> {
             let kept = self.members_of_all(&[Class::Failed]);
             self.clear(kept);
         }
-        self.start(base, missing, StartPurpose::Repair, least);
+        // Places in back-off are not tried in other places instead; they do not keep others from coming back.
+        let want = self.state.book(base).map_or(0, |b| b.want()).max(least);
+        let may_start = want.saturating_sub(base_held + self.in_backoff(base));
+        self.start(base, missing.min(may_start), StartPurpose::Repair, least);
     }
 
     /// After a reboot: the base to full strength first.
     fn recover(&mut self) {
         let Some(base) = self.state.proven() else { return };
         let held = self.state.counts_of(Some(base)).held();
-        self.start(base, self.desired.saturating_sub(held), StartPurpose::Repair, self.desired);
+        let missing = self.desired.saturating_sub(held + self.in_backoff(base));
+        self.start(base, missing, StartPurpose::Repair, self.desired);
     }
 
     /// Rules 2, 3, 4 and 6.
@@ -259,11 +267,7 @@ impl<'a> Pass<'a> {
 
     /// Rule 3, for any revision: never past the ceiling, never into a place that is in back-off.
     fn start(&mut self, revision: RevisionNumber, wanted: u32, purpose: StartPurpose, of: u32) {
-        let n = match purpose {
-            StartPurpose::Repair => wanted.saturating_sub(self.in_backoff(revision)),
-            StartPurpose::Roll => wanted,
-        };
-        let n = n.min(self.room());
+        let n = wanted.min(self.room());
         if n == 0 {
             return;
         }

@@ -70,6 +70,7 @@ impl AppState {
             Command::Configure { settings } => {
                 self.settings = Some((**settings).clone());
                 self.refresh_all();
+                self.wake_for_clocks();
             }
             Command::AddRevision { revision } => {
                 self.revisions.insert(revision.number, (**revision).clone());
@@ -114,6 +115,8 @@ impl AppState {
                 self.forgive_target();
             }
             Command::TurnBack { to, aborted } => {
+                // A named person chose it.
+                self.bad.remove(to);
                 self.turn_back(*to, *aborted, PauseCause::Person { by: by.to_owned() });
             }
             Command::Pause => self.pause(PauseCause::Person { by: by.to_owned() }),

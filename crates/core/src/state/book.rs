@@ -202,6 +202,8 @@ impl Default for Slots {
 impl Slots {
     const BACKOFF_FIRST_MS: Millis = 500;
     const BACKOFF_MOST_MS: Millis = 60_000;
+    /// One that was ready for this long begins a new row: an app that becomes ready and dies is not started at full speed.
+    pub(super) const STEADY_MS: Millis = 10_000;
 
     /// The next `n` places to start in, lowest first, with the attempt each would be.
     pub fn offer(&self, n: u32) -> impl Iterator<Item = (u32, u32)> {

@@ -5,7 +5,7 @@ use crate::event::{Exit, FailureCause, StartPurpose, StopPurpose};
 use crate::ids::InstanceKey;
 
 use super::AppState;
-use super::book::Class;
+use super::book::{Class, Slots};
 use super::instance::{Instance, Phase};
 use super::rollout::{FailureRecord, Rollout};
 use super::timers::Timer;
@@ -105,6 +105,7 @@ impl AppState {
         let Some(instance) = self.instances.get(&key) else { return };
         let (had_served, after_ms) = (instance.ever_available, self.now - instance.phase_started_at());
         let now = self.now;
+        let steady = instance.ready_since.is_some_and(|since| now - since >= Slots::STEADY_MS);
         self.cancel_timer(key);
         self.overdue.remove(&key);
         self.set_phase(key, Phase::Failed, |i| {
@@ -113,6 +114,9 @@ impl AppState {
             i.routed = false;
         });
         if let Some(book) = self.books.get_mut(&key.revision) {
+            if steady {
+                book.slots.forgive(key.slot);
+            }
             book.slots.fail(key.slot, had_served, now);
         }
         if let Some(rollout) = self.open_rollout_mut()
@@ -158,7 +162,6 @@ impl AppState {
         with(instance, self.now);
         let (after, is_ready) = (Class::of(instance, needs_route), instance.phase == Phase::Ready);
         let is_routed = is_ready && instance.routed;
-        let first_time = after == Class::Available && !instance.ever_available;
         instance.ever_available |= after == Class::Available;
         let born = instance.born;
         let book = self.books.entry(key.revision).or_default();
@@ -170,9 +173,6 @@ impl AppState {
         }
         book.ready = book.ready + u32::from(is_ready) - u32::from(was_ready);
         book.routed = book.routed + u32::from(is_routed) - u32::from(was_routed);
-        if first_time {
-            book.slots.forgive(key.slot);
-        }
     }
 
     pub(super) fn set_phase(&mut self, key: InstanceKey, phase: Phase, also: impl FnOnce(&mut Instance)) {

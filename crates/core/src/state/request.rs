@@ -127,7 +127,9 @@ impl AppState {
                     format!("rollout {} to {} is on its way already", open.id, self.version_of(open.to));
                 return Ok(Step { commands, rollout: Some(open.id), says });
             }
-            if self.base == self.target {
+            // After a failed way back nothing moves by itself: a person who asks again means it.
+            let failed = self.last_rollout().is_some_and(|r| r.state == RolloutState::Failed);
+            if self.base == self.target && !failed {
                 let version = self.target.map(|t| self.version_of(t)).unwrap_or_default();
                 let says = if settings_differ {
                     format!("{} of {} stays, the settings changed", version, self.app)
@@ -228,6 +230,12 @@ impl AppState {
         };
         if self.open_rollout().is_some() {
             return refuse_scaling(self);
+        }
+        if self.is_halted() {
+            return refuse(format!(
+                "the last rollout of {} failed and waits for a person; deploy again first, then scale",
+                self.app
+            ));
         }
         if settings.replicas == replicas {
             return Ok(self.nothing(format!("{} has {replicas} replicas already", self.app)));

@@ -7,6 +7,22 @@ use super::rollout::{Progress, RolloutState};
 use super::timers::Timer;
 
 impl AppState {
+    /// Settings changed: the clocks of the open rollout may be due at other moments.
+    pub(super) fn wake_for_clocks(&mut self) {
+        let (Some(settings), Some(rollout)) = (&self.settings, self.open_rollout()) else { return };
+        let (of, progress) = (&settings.rollout, &rollout.progress);
+        let due = [
+            Some(rollout.batch_reached_at + of.delay_ms),
+            rollout.bake_since.map(|since| since + of.bake_time_ms),
+            progress
+                .running_since
+                .map(|since| since + of.progress_deadline_ms.saturating_sub(progress.spent_ms)),
+        ];
+        for at in due.into_iter().flatten() {
+            self.timers.set(at.max(self.now), Timer::Wake);
+        }
+    }
+
     pub(super) fn fresh_progress(&self) -> Progress {
         Progress {
             best_available: self.counts_of(self.target).available(),

@@ -78,7 +78,7 @@ impl Watch {
     pub async fn run(self, say: impl Fn(Fact)) {
         let health = self.target.health.clone();
         if let Some(check) = &health.startup {
-            self.startup(check).await;
+            self.startup(check, &say).await;
         }
         let (ready, was_ready) = watch::channel(false);
         let live = async {
@@ -91,14 +91,23 @@ impl Watch {
         tokio::join!(self.ready(&health.ready, &ready, &say), live);
     }
 
-    async fn startup(&self, check: &Check) {
+    async fn startup(&self, check: &Check, say: &impl Fn(Fact)) {
         let mut side = RiseFall::new(check.rise, check.fall);
         let mut pace = Pace::new(check);
+        // One that was found running may have passed it long ago, be routed, and hang.
+        let mut doubt = self.adopted.then(|| Doubt::new(check));
         loop {
             let (succeeded, evidence) = self.probe(check).await;
             self.note(succeeded, evidence);
             if side.observe(succeeded) == Some(true) {
                 return;
+            }
+            if !succeeded && doubt.as_ref().is_some_and(Doubt::is_settled) {
+                doubt = None;
+                say(Fact::Unready);
+            }
+            if let Some(doubt) = &doubt {
+                doubt.count(succeeded);
             }
             pace.rest(false).await;
         }

@@ -5,6 +5,7 @@ use trundle_core::state::{DeployRequest, Request};
 
 use super::follow::{self, Purpose};
 use super::{Context, FileArgs, FollowArgs, Stop, told, who};
+use crate::api::client::ClientError;
 use crate::config::{self, Loaded, Secrets};
 use crate::exit::Exit;
 
@@ -23,8 +24,10 @@ pub async fn run(
     }
     crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
     let seen = match context.client.status(loaded.name.as_str()).await {
-        Ok(status) => status.rollout.map(|r| trundle_core::ids::RolloutId(r.id)),
-        Err(_) => None,
+        Ok(status) => Some(trundle_core::ids::RolloutId(status.rollout.map_or(0, |r| r.id))),
+        // It is not known yet: whoever deploys it first is before us.
+        Err(ClientError::Failed(_)) => Some(trundle_core::ids::RolloutId(0)),
+        Err(error) => return Err(Stop::Error(error.to_string())),
     };
     let (name, settings) = (loaded.name.clone(), loaded.settings.clone());
     let path = loaded.path.display().to_string();

@@ -74,6 +74,19 @@ pub async fn wait(
     if !context.client.answers().await {
         crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
     }
+    let history = super::told(context.client.history(app.as_str()).await)?;
+    let Some(row) = history.rollouts.iter().find(|row| row.rollout == newest) else {
+        return Err(Stop::Error(format!("{app} has no rollout {newest}; see `trundle history {app}`")));
+    };
+    // One that ended before another began has its own outcome still.
+    if history.rollouts.last().is_some_and(|last| last.rollout != newest)
+        && let Some(exit) = outcome_of(&row.state, Purpose::GoOn)
+    {
+        if !context.json && !context.quiet {
+            println!("rollout {newest} to {} {}", row.to_version, row.state.replace('_', " "));
+        }
+        return Ok(exit);
+    }
     watch(context, &app, Target::Rollout(newest), timeout, Purpose::GoOn).await
 }
 
@@ -169,8 +182,12 @@ fn ended(status: &Status, target: Target, purpose: Purpose) -> Option<Exit> {
 }
 
 fn outcome(rollout: &RolloutStatus, purpose: Purpose) -> Option<Exit> {
+    outcome_of(&rollout.state, purpose)
+}
+
+fn outcome_of(state: &str, purpose: Purpose) -> Option<Exit> {
     let went_back = if purpose == Purpose::GoBack { Exit::Done } else { Exit::RolledBack };
-    match rollout.state.as_str() {
+    match state {
         "succeeded" => Some(Exit::Done),
         "paused" => Some(Exit::Paused),
         "rolled_back" | "aborted" => Some(went_back),

@@ -18,6 +18,8 @@ use super::engine_thread::{Handle, Message};
 /// How long the engine's thread waits for the proxy's counts: they are asked for only as a rollout begins and ends.
 const COUNTS_MS: u64 = 250;
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+/// A refused table is sent again after this.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 const START_AGAIN: Duration = Duration::from_secs(3);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,15 @@ struct Tables {
     apps: BTreeMap<AppName, proxy::App>,
     routed: BTreeMap<AppName, Vec<InstanceKey>>,
     unpublished: bool,
+    /// What goes out: a whole, never a table of which one app was told and the next was not yet.
+    published: Option<Published>,
+}
+
+#[derive(Clone)]
+struct Published {
+    fence: Fence,
+    apps: Vec<proxy::App>,
+    routed: BTreeMap<AppName, Vec<InstanceKey>>,
 }
 
 impl Traffic {
@@ -119,7 +130,11 @@ impl Router for ProxyRouter {
     }
 
     fn publish(&mut self) {
-        if std::mem::take(&mut self.traffic.tables().unpublished) {
+        let mut tables = self.traffic.tables();
+        if let Some(fence) = tables.fence.filter(|_| tables.unpublished) {
+            tables.unpublished = false;
+            let (apps, routed) = (tables.apps.values().cloned().collect(), tables.routed.clone());
+            tables.published = Some(Published { fence, apps, routed });
             self.traffic.shared.changed.notify_one();
         }
     }
@@ -230,8 +245,15 @@ async fn converse(
     if send_table(traffic, &mut sender, &mut sent).await.is_err() {
         return;
     }
+    let mut again: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
+            () = wait_until(again) => {
+                again = None;
+                if send_table(traffic, &mut sender, &mut sent).await.is_err() {
+                    return;
+                }
+            }
             () = traffic.shared.changed.notified() => {
                 if send_table(traffic, &mut sender, &mut sent).await.is_err() {
                     return;
@@ -249,10 +271,24 @@ async fn converse(
                         let _ = answer.send(stats);
                     }
                 }
-                Ok(Some(reply)) => hear(traffic, &mut sent, reply),
+                Ok(Some(reply)) => {
+                    // What was in the way, such as a full disk or a missing folder, may be gone by then.
+                    if matches!(reply, Reply::Refused { .. }) {
+                        again = Some(tokio::time::Instant::now() + REFUSED_AGAIN);
+                    }
+                    hear(traffic, &mut sent, reply);
+                }
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+}
+
+/// For ever when there is no such moment.
+async fn wait_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -261,17 +297,9 @@ async fn send_table(
     sender: &mut ClientSender,
     sent: &mut Sent,
 ) -> Result<(), proxy::ClientError> {
-    let table = {
-        let tables = traffic.tables();
-        let Some(fence) = tables.fence else { return Ok(()) };
-        sent.insert(fence.n, tables.routed.clone());
-        proxy::Table {
-            protocol: proxy::PROTOCOL,
-            epoch: fence.epoch,
-            number: fence.n,
-            apps: tables.apps.values().cloned().collect(),
-        }
-    };
+    let Some(Published { fence, apps, routed }) = traffic.tables().published.clone() else { return Ok(()) };
+    sent.insert(fence.n, routed);
+    let table = proxy::Table { protocol: proxy::PROTOCOL, epoch: fence.epoch, number: fence.n, apps };
     sender.send(&Request::SetTable(table)).await
 }
 
