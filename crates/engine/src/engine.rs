@@ -107,9 +107,15 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     ///
     /// # Errors
     /// When the journal cannot be read, or the epoch not be made durable.
-    pub fn recover(mut store: S, driver: D, router: R, boot_id: &str) -> Result<Self, JournalError> {
+    pub fn recover(
+        mut store: S,
+        driver: D,
+        router: R,
+        boot_id: &str,
+        wall_ms: u64,
+    ) -> Result<Self, JournalError> {
         let entries = store.load()?;
-        let last_boot = store.swap_boot_id(boot_id)?;
+        let last_boot = store.boot_id()?;
         let epoch = store.begin_epoch()?;
         let mut engine = Self {
             store,
@@ -128,17 +134,23 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         }
         let now = entries.last().map_or(0, |e| e.at_ms).max(engine.store.kept_time()?);
         engine.kept_until = now;
-        let rebooted = last_boot.is_some_and(|last| last != boot_id);
+        let rebooted = last_boot.as_deref().is_some_and(|last| last != boot_id);
         let names: Vec<_> = engine.apps.keys().cloned().collect();
         for name in names {
             if rebooted {
-                engine.record(now, 0, &name, Event::Rebooted);
+                engine.record(now, wall_ms, &name, Event::Rebooted);
             }
             if let Some(app) = engine.apps.get_mut(&name) {
                 app.state.advance(now);
                 app.awaited = app.state.instances().filter(|i| is_up(i.phase())).map(|i| i.key()).collect();
                 app.awaited_until = now + OBSERVE_MS;
             }
+        }
+        if last_boot.as_deref() != Some(boot_id) {
+            // First what the new boot means, then that it was seen: a daemon that dies in between finds the same again.
+            engine.store.append(&engine.unwritten)?;
+            engine.unwritten.clear();
+            engine.store.set_boot_id(boot_id)?;
         }
         Ok(engine)
     }

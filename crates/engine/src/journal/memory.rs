@@ -41,7 +41,12 @@ impl Store for MemoryJournal {
         Ok(self.epoch)
     }
 
-    fn swap_boot_id(&mut self, boot_id: &str) -> Result<Option<String>, JournalError> {
-        Ok(self.boot_id.replace(boot_id.to_owned()))
+    fn boot_id(&mut self) -> Result<Option<String>, JournalError> {
+        Ok(self.boot_id.clone())
+    }
+
+    fn set_boot_id(&mut self, boot_id: &str) -> Result<(), JournalError> {
+        self.boot_id = Some(boot_id.to_owned());
+        Ok(())
     }
 }

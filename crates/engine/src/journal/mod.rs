@@ -77,9 +77,15 @@ pub trait Store {
     /// When it cannot be made durable.
     fn begin_epoch(&mut self) -> Result<u64, JournalError>;
 
-    /// The boot that the last daemon ran in, replaced by this one; None when it was the first.
+    /// The boot that was noted last; None when none was.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn boot_id(&mut self) -> Result<Option<String>, JournalError>;
+
+    /// Notes the boot durably: only after it is durable what the new boot means.
     ///
     /// # Errors
     /// When it cannot be made durable.
-    fn swap_boot_id(&mut self, boot_id: &str) -> Result<Option<String>, JournalError>;
+    fn set_boot_id(&mut self, boot_id: &str) -> Result<(), JournalError>;
 }

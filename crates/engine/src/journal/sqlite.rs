@@ -229,10 +229,12 @@ impl Store for SqliteJournal {
         Ok(last + 1)
     }
 
-    fn swap_boot_id(&mut self, boot_id: &str) -> Result<Option<String>, JournalError> {
-        let last = self.meta("boot_id")?;
-        self.set_meta("boot_id", boot_id)?;
-        Ok(last)
+    fn boot_id(&mut self) -> Result<Option<String>, JournalError> {
+        self.meta("boot_id")
+    }
+
+    fn set_boot_id(&mut self, boot_id: &str) -> Result<(), JournalError> {
+        self.set_meta("boot_id", boot_id)
     }
 }
 
@@ -262,8 +264,9 @@ mod tests {
         journal.append(&[entry(4)]).unwrap();
         assert_eq!(SqliteJournal::open_to_read(dir.path()).unwrap().load().unwrap().len(), 4);
         assert_eq!((journal.begin_epoch().unwrap(), journal.begin_epoch().unwrap()), (1, 2));
-        assert_eq!(journal.swap_boot_id("a").unwrap(), None);
-        assert_eq!(journal.swap_boot_id("b").unwrap(), Some("a".into()));
+        assert_eq!(journal.boot_id().unwrap(), None);
+        journal.set_boot_id("a").unwrap();
+        assert_eq!(journal.boot_id().unwrap(), Some("a".into()));
     }
 
     #[test]

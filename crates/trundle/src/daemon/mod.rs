@@ -75,6 +75,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
         driver,
         router::ProxyRouter::new(traffic.clone()),
         &crate::clock::boot_id(),
+        crate::clock::wall_ms(),
     )?;
 
     let listener = {
