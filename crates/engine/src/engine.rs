@@ -21,7 +21,20 @@ pub enum Input {
 }
 
 /// Where the answer to a request goes, once it is durable.
-pub type Reply = Box<dyn FnOnce(Result<Step, Refusal>) + Send>;
+pub type Reply = Box<dyn FnOnce(Result<Step, Denied>) + Send>;
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The state does not allow it now.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("there is no app called {0}; `trundle status` lists them")]
+    NoSuchApp(AppName),
+    /// The journal cannot be written: nothing was changed.
+    #[error("{0}")]
+    Trouble(String),
+}
 
 /// What a turn left behind.
 #[derive(Debug, Default)]
@@ -240,20 +253,18 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         app: &AppName,
         by: &str,
         request: &Request,
-    ) -> Result<Step, Refusal> {
+    ) -> Result<Step, Denied> {
         let step = match self.apps.get_mut(app) {
             Some(known) => {
                 known.state.advance(now);
                 known.state.permit(request)?
             }
             None if matches!(request, Request::Deploy(_)) => AppState::new(app.clone()).permit(request)?,
-            None => {
-                return Err(Refusal(format!("there is no app called {app}; `trundle status` lists them")));
-            }
+            None => return Err(Denied::NoSuchApp(app.clone())),
         };
         self.write();
         if let Some(trouble) = &self.trouble {
-            return Err(Refusal(trouble.clone()));
+            return Err(Denied::Trouble(trouble.clone()));
         }
         let commands = step.commands.iter().zip(self.last_n + 1..).map(|(command, n)| Entry {
             n,
@@ -266,7 +277,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         let entries: Vec<Entry> = commands.collect();
         if let Err(error) = self.store.append(&entries) {
             self.trouble = Some(error.to_string());
-            return Err(Refusal(error.to_string()));
+            return Err(Denied::Trouble(error.to_string()));
         }
         let rolls = step.commands.iter().any(|command| matches!(command, Command::Roll { .. }));
         for entry in entries {

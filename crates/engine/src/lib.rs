@@ -13,4 +13,4 @@ pub mod lock;
 pub mod ports;
 pub mod view;
 
-pub use engine::{App, Engine, Input, Reply, Turn, fold_all};
+pub use engine::{App, Denied, Engine, Input, Reply, Turn, fold_all};

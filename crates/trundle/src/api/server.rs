@@ -21,8 +21,8 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::settings::Listen;
 use trundle_core::state::Request;
-use trundle_engine::Input;
 use trundle_engine::view::{self, Line, Status};
+use trundle_engine::{Denied, Input};
 
 use super::types::{Ask, DaemonInfo, Problem, StatusLine, StatusWord, Told, Watched};
 use crate::clock;
@@ -164,7 +164,14 @@ async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request
             says: step.says,
             unchanged: step.commands.is_empty(),
         }),
-        Ok(Err(refusal)) => Err(problem(StatusCode::CONFLICT, refusal.to_string())),
+        Ok(Err(denied)) => {
+            let status = match denied {
+                Denied::Refused(_) => StatusCode::CONFLICT,
+                Denied::NoSuchApp(_) => StatusCode::NOT_FOUND,
+                Denied::Trouble(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            Err(problem(status, denied.to_string()))
+        }
         // A full disk keeps the answer back until the journal could be written, or the daemon ends.
         Err(_) => Err(ended()),
     }
@@ -301,32 +308,34 @@ async fn watch_into(served: Served, app: AppName, since: Option<u32>, out: Frame
     }
     let mut last = None;
     let mut tick = tokio::time::interval(STATUS_EVERY);
-    loop {
-        let told: Option<Watched> = tokio::select! {
+    while !out.is_closed() {
+        let mut told: Vec<Watched> = Vec::new();
+        let mine = |line: Arc<Line>| (line.app == app.as_str()).then(|| Watched::Line(Line::clone(&line)));
+        tokio::select! {
             line = lines.recv() => match line {
-                Ok(line) if line.app == app.as_str() => Some(Watched::Line(Line::clone(&line))),
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => None,
+                Ok(line) => told.extend(mine(line)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             },
             _ = tick.tick() => {
                 let status = status_of(&served.handle, &served.traffic, app.clone()).await;
+                // What led to it comes before it: a reader may leave when it sees the end.
+                while let Ok(line) = lines.try_recv() {
+                    told.extend(mine(line));
+                }
                 let text = status.as_ref().and_then(|s| serde_json::to_string(s).ok());
                 let changed = text != last;
                 last = text;
-                status.filter(|_| changed).map(|status| {
+                told.extend(status.filter(|_| changed).map(|status| {
                     let at = clock::rfc3339(clock::wall_ms());
                     Watched::Status(Box::new(StatusLine { at, kind: StatusWord::Status, status }))
-                })
+                }));
             }
-        };
-        let Some(told) = told else {
-            if out.is_closed() {
+        }
+        for told in &told {
+            if write(&out, told).await.is_err() {
                 return;
             }
-            continue;
-        };
-        if write(&out, &told).await.is_err() {
-            return;
         }
     }
 }

@@ -233,6 +233,7 @@ pub fn run() -> i32 {
     if let Command::Daemon { ports, .. } = cli.command {
         return daemon::run(state_dir, socket, ports);
     }
+    end_with_the_reader();
     let context = Context {
         state_dir,
         client: Client::new(socket),
@@ -245,6 +246,19 @@ pub fn run() -> i32 {
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
     runtime.block_on(carry_out(&context, cli.command))
+}
+
+/// When whoever reads our output has left, as `head` does, the command ends quietly; the rollout goes on. The signal for
+/// that stays off: it would also end us when a daemon closes its socket.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to std") {
+            std::process::exit(Exit::StillRunning.code());
+        }
+        usual(panic);
+    }));
 }
 
 async fn carry_out(context: &Context, command: Command) -> i32 {

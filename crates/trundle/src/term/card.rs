@@ -62,6 +62,7 @@ fn headline(out: &mut String, status: &Status, rollout: &RolloutStatus) {
         ),
         None => {
             let why = rollout.reasons.iter().find_map(|r| r["text"].as_str()).unwrap_or_default();
+            let why = why.strip_prefix("paused: ").unwrap_or(why);
             writeln!(out, "{} {} {state} {}", yellow("‖"), bold(&what), printable(why))
         }
     };

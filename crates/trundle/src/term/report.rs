@@ -47,6 +47,9 @@ pub fn summary(status: &Status) -> String {
 
 /// `1,000 requests: 3.1 600, 3.2 400; lost 0, crashed 0 …`
 pub fn requests(r: &Requests) -> String {
+    if r.total == 0 {
+        return "no requests".to_owned();
+    }
     let by: Vec<_> = r.by_version.iter().map(|(version, n)| format!("{version} {n}")).collect();
     let lost = if r.lost == 0 { green("lost 0") } else { red(&format!("lost {}", r.lost)) };
     format!(
