@@ -76,7 +76,7 @@ fn daemon(args: &[OsString]) {
         app: &"web".parse().expect("a name"),
         revision: &revision,
         want: 1,
-        keep: &[Kept { instance: text(3).parse().expect("a key"), probe: true }],
+        keep: &[Kept { instance: text(3).parse().expect("a key"), probe: true, was_ready: false }],
         victims: &[],
         stop_grace_period_ms: 100,
     });

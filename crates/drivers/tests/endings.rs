@@ -9,21 +9,10 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{SAMPLE, World, eventually, is_dead, is_gone, key, kill, sample, shell};
-use trundle_core::event::{Exit, Fact, RefusalCode};
+use support::{SAMPLE, World, eventually, exit, is_dead, is_gone, key, kill, sample, shell};
+use trundle_core::event::Fact;
 use trundle_core::revision::StopSignal;
 use trundle_drivers::{Draft, still_running};
-
-fn refused(world: &World, instance: &str) -> (RefusalCode, String) {
-    world.wait(instance, "refusal", |fact| match fact {
-        Fact::StartRefused { code, text } => Some((*code, text.clone())),
-        _ => None,
-    })
-}
-
-fn exit(code: Option<i32>, signal: Option<i32>) -> Fact {
-    Fact::Exited(Exit { code, signal })
-}
 
 #[test]
 fn the_way_a_process_ended_is_told() {
@@ -150,7 +139,7 @@ fn a_start_that_was_cut_off_leaves_no_twin() {
     let held = std::fs::File::create(world.instance_dir("1-2").join("lock")).unwrap();
     held.lock().unwrap();
     world.ensure(&revision, &["1-1", "1-2"], &[]);
-    let (_, text) = refused(&world, "1-2");
+    let (_, text) = world.refused("1-2");
     assert!(text.contains("has a shim already"), "{text}");
 }
 
@@ -209,7 +198,7 @@ fn old_folders_are_removed_and_an_old_fence_changes_nothing() {
         app: &app,
         revision: &revision,
         want: 1,
-        keep: &[Kept { instance: key("1-99"), probe: true }],
+        keep: &[Kept { instance: key("1-99"), probe: true, was_ready: false }],
         victims: &[],
         stop_grace_period_ms: 1,
     };

@@ -70,6 +70,36 @@ fn an_adopted_instance_that_is_not_ready_any_more_is_told_so() {
 }
 
 #[test]
+fn an_adopted_instance_that_hangs_is_not_live_though_this_daemon_never_saw_it_ready() {
+    let mut world = World::new();
+    let check = || quick(http("/ready").probe);
+    let health = |live| Health { startup: Some(check()), ready: check(), live, ready_assumed: false };
+    let watched = Draft { health: health(Some(check())), ..sample(&world.cwd(), &[]) };
+    let watched = world.revision(1, watched);
+    let unwatched = Draft { health: health(None), ..sample(&world.cwd(), &[]) };
+    let unwatched = world.revision(2, unwatched);
+    world.ensure(&watched, &["1-1"], &[]);
+    world.ensure(&unwatched, &["2-1"], &[]);
+    world.wait_for("1-1", &Fact::Ready);
+    world.wait_for("2-1", &Fact::Ready);
+    let pids = [world.started("1-1").0, world.started("2-1").0];
+    world.end();
+    pids.iter().for_each(|pid| support::kill(*pid, "STOP"));
+    world.begin();
+    world.ensure(&watched, &["1-1", "1-2"], &[]);
+    world.ensure(&unwatched, &["2-1"], &[]);
+    world.wait_for("1-1", &Fact::Unready);
+    world.wait_for("1-1", &Fact::NotLive);
+    world.wait_for("2-1", &Fact::Unready);
+    // Only `live` may end one: the startup check judges nobody, and one without `live` waits.
+    assert!(!world.facts("2-1").iter().any(|f| matches!(f, Fact::NotLive | Fact::Exited(_))));
+    world.wait_for("1-2", &Fact::Ready);
+    pids.iter().for_each(|pid| support::kill(*pid, "CONT"));
+    world.wait_for("2-1", &Fact::Ready);
+    assert_eq!(count(&world, "2-1", &Fact::Unready), 1);
+}
+
+#[test]
 fn a_stranger_who_answers_is_never_ready() {
     let mut world = World::new();
     let port = *world.ports.start() + 15;

@@ -9,21 +9,10 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use support::{World, eventually, is_gone, sample, shell};
-use trundle_core::event::{Exit, Fact, RefusalCode};
+use support::{World, eventually, exit, is_gone, sample, shell};
+use trundle_core::event::{Fact, RefusalCode};
 use trundle_core::revision::Port;
 use trundle_drivers::{Draft, DraftArtifact, Secret, prepare, still_running};
-
-fn refused(world: &World, instance: &str) -> (RefusalCode, String) {
-    world.wait(instance, "refusal", |fact| match fact {
-        Fact::StartRefused { code, text } => Some((*code, text.clone())),
-        _ => None,
-    })
-}
-
-fn exit(code: Option<i32>, signal: Option<i32>) -> Fact {
-    Fact::Exited(Exit { code, signal })
-}
 
 #[test]
 fn an_instance_starts_with_nothing_of_its_parents_but_what_it_was_given() {
@@ -99,18 +88,18 @@ fn what_cannot_be_started_is_refused_with_its_reason_once() {
     let bad_script = Draft { command: vec![tool.to_str().unwrap().into()], ..sample(&world.cwd(), &[]) };
     let bad_script = world.revision(1, bad_script);
     world.ensure(&bad_script, &["1-1"], &[]);
-    let (code, text) = refused(&world, "1-1");
+    let (code, text) = world.refused("1-1");
     assert!(code == RefusalCode::NotFound && text.contains("interpreter"), "{text}");
 
     let no_folder = world.revision(2, shell(&folder, "exit 0"));
     std::fs::remove_dir(&folder).unwrap();
     world.ensure(&no_folder, &["2-1"], &[]);
-    let (code, text) = refused(&world, "2-1");
+    let (code, text) = world.refused("2-1");
     assert!(code == RefusalCode::NotFound && text.contains("/work") && text.contains("run.cwd"), "{text}");
 
     std::fs::remove_file(&tool).unwrap();
     world.ensure(&bad_script, &["1-1.2"], &[]);
-    let (code, text) = refused(&world, "1-1.2");
+    let (code, text) = world.refused("1-1.2");
     assert!(
         code == RefusalCode::NotFound && text.contains("tool") && text.contains("No such file"),
         "{text}"
@@ -120,7 +109,7 @@ fn what_cannot_be_started_is_refused_with_its_reason_once() {
     world.begin();
     write("#!/bin/sh\nexit 0\n");
     world.ensure(&bad_script, &["1-1"], &[]);
-    assert!(refused(&world, "1-1").1.contains("interpreter"));
+    assert!(world.refused("1-1").1.contains("interpreter"));
     world.ensure(&bad_script, &[], &["1-1"]);
     world.wait_for("1-1", &Fact::Gone);
 }
@@ -136,7 +125,7 @@ fn bytes_that_changed_are_never_started() {
     world.started("1-1");
     std::fs::write(&script, "exec sleep 101").unwrap();
     world.ensure(&revision, &["1-1", "1-2"], &[]);
-    let (code, text) = refused(&world, "1-2");
+    let (code, text) = world.refused("1-2");
     assert_eq!(code, RefusalCode::ArtifactChanged);
     assert!(text.contains("app.sh was changed since it was deployed"), "{text}");
     assert!(!world.instance_dir("1-2").join("shim.json").exists());
@@ -178,7 +167,7 @@ fn a_port_that_is_taken_is_refused_with_its_holder() {
     let port = stranger.local_addr().unwrap().port();
     let revision = world.revision(1, Draft { port: Port::Fixed(port), ..sample(&world.cwd(), &[]) });
     world.ensure(&revision, &["1-1"], &[]);
-    let (code, text) = refused(&world, "1-1");
+    let (code, text) = world.refused("1-1");
     assert_eq!(code, RefusalCode::PortInUse);
     assert!(text.contains(&format!("port {port} is in use by pid {}", std::process::id())), "{text}");
     drop(stranger);
@@ -186,7 +175,7 @@ fn a_port_that_is_taken_is_refused_with_its_holder() {
     world.wait_for("1-1.2", &Fact::Ready);
     assert_eq!(world.started("1-1.2").1, port);
     world.ensure(&revision, &["1-1.2", "1-2"], &[]);
-    assert!(refused(&world, "1-2").1.contains("in use by web-1-1.2"));
+    assert!(world.refused("1-2").1.contains("in use by web-1-1.2"));
 }
 
 #[test]
@@ -211,7 +200,7 @@ fn a_secret_reaches_the_app_and_nothing_else() {
     // With another key nothing is started, and the text holds nothing.
     std::fs::write(world.state.join("seal.key"), [9; 32]).unwrap();
     world.ensure(&revision, &["1-1", "1-2"], &[]);
-    let (code, text) = refused(&world, "1-2");
+    let (code, text) = world.refused("1-2");
     assert!(
         code == RefusalCode::Secrets && text.contains("cannot be opened") && !text.contains(CANARY),
         "{text}"

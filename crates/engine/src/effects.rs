@@ -31,13 +31,14 @@ impl Wanted {
         let mut wanted = Self { listen, ..Self::default() };
         for instance in state.instances() {
             let of_revision = wanted.revisions.entry(instance.key().revision).or_default();
+            let kept = |probe| Kept { instance: instance.key(), probe, was_ready: instance.was_ever_ready() };
             match instance.phase() {
                 Phase::Intended | Phase::Starting | Phase::Ready | Phase::Unready | Phase::Unknown => {
-                    of_revision.keep.push(Kept { instance: instance.key(), probe: true });
+                    of_revision.keep.push(kept(true));
                 }
                 // It finishes its requests, or is kept for inspection: its health matters no more.
                 Phase::Draining | Phase::Failed => {
-                    of_revision.keep.push(Kept { instance: instance.key(), probe: false });
+                    of_revision.keep.push(kept(false));
                 }
                 Phase::Stopping => of_revision.victims.push(instance.key()),
             }
@@ -63,4 +64,29 @@ fn route(state: &AppState, instance: &Instance) -> Option<Route> {
         address: instance.address()?.to_owned(),
         state: route_state,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trundle_core::event::{Action, Event, Fact, StartPurpose};
+    use trundle_core::ids::AppName;
+
+    #[test]
+    fn what_was_ready_once_is_told_so_for_good() {
+        let instance: InstanceKey = "1-1".parse().expect("a key");
+        let mut state = AppState::new("web".parse::<AppName>().expect("a name"));
+        let mut told = |event: Event| {
+            state.apply(0, &event);
+            Wanted::of(&state).revisions[&instance.revision].keep.clone()
+        };
+        let kept = |was_ready| vec![Kept { instance, probe: true, was_ready }];
+        let start = Action::Start { instance, purpose: StartPurpose::Roll };
+        assert_eq!(told(Event::Decided(start)), kept(false));
+        let saw = |fact| Event::Observed { instance, fact };
+        let started = Fact::Started { pid: 1, address: None, incarnation: "a".to_owned() };
+        assert_eq!(told(saw(started)), kept(false));
+        assert_eq!(told(saw(Fact::Ready)), kept(true));
+        assert_eq!(told(saw(Fact::Unready)), kept(true), "a hung one is no new one");
+    }
 }

@@ -36,6 +36,9 @@ pub struct Kept {
     pub instance: InstanceKey,
     /// Whether checks matter: false for one that drains or was judged; its exit is reported all the same.
     pub probe: bool,
+    /// Whether it was ever seen ready, by this daemon or one before. Then its startup is over, being not live counts,
+    /// and "it is not ready" is news.
+    pub was_ready: bool,
 }
 
 /// What a driver can do, so that plan and report can say what is not proven.

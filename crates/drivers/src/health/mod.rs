@@ -69,45 +69,38 @@ impl Seen {
 pub(crate) struct Watch {
     pub target: Arc<Target>,
     pub seen: Arc<Mutex<Seen>>,
-    /// Whether somebody may think that it is ready: then "it is not" is news too.
-    pub adopted: bool,
+    /// Whether it was ready before, which somebody may still think: then "it is not" is news too.
+    pub was_ready: bool,
 }
 
 impl Watch {
     /// Never ends. `say` gets `Ready`, `Unready` and `NotLive`.
     pub async fn run(self, say: impl Fn(Fact)) {
         let health = self.target.health.clone();
-        if let Some(check) = &health.startup {
-            self.startup(check, &say).await;
+        // One that was ready has passed this gate, for good.
+        if let Some(check) = health.startup.as_ref().filter(|_| !self.was_ready) {
+            self.startup(check).await;
         }
-        let (ready, was_ready) = watch::channel(false);
+        let (ready, is_ready) = watch::channel(false);
         let live = async {
             let Some(check) = &health.live else { return };
-            let mut was_ready = was_ready;
-            if was_ready.wait_for(|ready| *ready).await.is_ok() {
+            let mut is_ready = is_ready;
+            // One that was found running and hangs is never seen ready here, and is to be replaced all the same.
+            if self.was_ready || is_ready.wait_for(|ready| *ready).await.is_ok() {
                 self.live(check, &say).await;
             }
         };
         tokio::join!(self.ready(&health.ready, &ready, &say), live);
     }
 
-    async fn startup(&self, check: &Check, say: &impl Fn(Fact)) {
+    async fn startup(&self, check: &Check) {
         let mut side = RiseFall::new(check.rise, check.fall);
         let mut pace = Pace::new(check);
-        // One that was found running may have passed it long ago, be routed, and hang.
-        let mut doubt = self.adopted.then(|| Doubt::new(check));
         loop {
             let (succeeded, evidence) = self.probe(check).await;
             self.note(succeeded, evidence);
             if side.observe(succeeded) == Some(true) {
                 return;
-            }
-            if !succeeded && doubt.as_ref().is_some_and(Doubt::is_settled) {
-                doubt = None;
-                say(Fact::Unready);
-            }
-            if let Some(doubt) = &doubt {
-                doubt.count(succeeded);
             }
             pace.rest(false).await;
         }
@@ -116,7 +109,7 @@ impl Watch {
     async fn ready(&self, check: &Check, ready: &watch::Sender<bool>, say: &impl Fn(Fact)) {
         let mut side = RiseFall::new(check.rise, check.fall);
         let mut pace = Pace::new(check);
-        let mut doubt = self.adopted.then(|| Doubt::new(check));
+        let mut doubt = self.was_ready.then(|| Doubt::new(check));
         loop {
             let (mut succeeded, mut evidence) = self.probe(check).await;
             // Asked on the way up only: who holds the socket costs more than a probe.
@@ -149,7 +142,7 @@ impl Watch {
     }
 
     async fn live(&self, check: &Check, say: &impl Fn(Fact)) {
-        // It was found ready a moment ago: alive until `fall` failures in a row say otherwise.
+        // It was found ready before: alive until `fall` failures in a row say otherwise.
         let mut side = RiseFall::new(1, check.fall);
         side.observe(true);
         let mut pace = Pace::new(check);

@@ -39,6 +39,8 @@ const STUBBORN_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
     pub probe: bool,
+    /// See [`trundle_engine::ports::Kept`].
+    pub was_ready: bool,
     /// Shall end, with this much grace.
     pub stop: Option<Duration>,
 }
@@ -57,7 +59,7 @@ pub(super) struct Job {
 /// Until nothing more can happen to the instance.
 pub(super) async fn run(job: Arc<Job>, mut wish: watch::Receiver<Wish>) {
     match job.settle(&wish).await {
-        Settled::Running { record, adopted } => {
+        Settled::Running(record) => {
             if wish.borrow().stop.is_none() {
                 job.say(Fact::Started {
                     pid: record.child_pid,
@@ -65,7 +67,7 @@ pub(super) async fn run(job: Arc<Job>, mut wish: watch::Receiver<Wish>) {
                     incarnation: record.incarnation.clone(),
                 });
             }
-            job.live(&record, adopted, &mut wish).await;
+            job.live(&record, &mut wish).await;
             job.bury(&record).await;
             if wish.borrow().stop.is_none() {
                 job.say_at_last(Fact::Exited(job.exit()));
@@ -125,11 +127,9 @@ impl Job {
     }
 
     /// Until the shim has ended.
-    async fn live(self: &Arc<Self>, record: &ShimRecord, adopted: bool, wish: &mut watch::Receiver<Wish>) {
+    async fn live(self: &Arc<Self>, record: &ShimRecord, wish: &mut watch::Receiver<Wish>) {
         let Some(shim) = self.handle(record).await else { return };
         let mut probes: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
-        // Whether it was said to be ready by a daemon before, or before the probes were turned off.
-        let mut may_be_known = adopted;
         loop {
             let now = *wish.borrow_and_update();
             if let Some(grace) = now.stop {
@@ -139,8 +139,7 @@ impl Job {
             if !now.probe {
                 probes = None;
             } else if probes.is_none() {
-                probes = Some(Box::pin(self.watch(record, may_be_known)));
-                may_be_known = true;
+                probes = Some(Box::pin(self.watch(record, now.was_ready)));
             }
             let probing = async {
                 match &mut probes {
@@ -179,7 +178,7 @@ impl Job {
     fn watch(
         self: &Arc<Self>,
         record: &ShimRecord,
-        adopted: bool,
+        was_ready: bool,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (job, port) = (Arc::clone(self), record.port);
         let around = move || launch::surroundings(&job.context, &job.app, job.key, &job.revision, port);
@@ -191,7 +190,7 @@ impl Job {
             values: Values::new(&self.app, self.key, &self.revision.template.version, port),
             surroundings: Box::new(around),
         };
-        let watch = Watch { target: Arc::new(target), seen: Arc::clone(&self.seen), adopted };
+        let watch = Watch { target: Arc::new(target), seen: Arc::clone(&self.seen), was_ready };
         let job = Arc::clone(self);
         watch.run(move |fact| job.say(fact))
     }

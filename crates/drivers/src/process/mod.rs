@@ -177,9 +177,13 @@ impl Driver for ProcessDriver {
         self.forget_some();
         let mut shared: Option<Arc<Revision>> = None;
         let stop = Some(Duration::from_millis(command.stop_grace_period_ms));
-        let kept = command.keep.iter().map(|kept| (kept.instance, Wish { probe: kept.probe, stop: None }));
+        let kept = command
+            .keep
+            .iter()
+            .map(|kept| (kept.instance, Wish { probe: kept.probe, was_ready: kept.was_ready, stop: None }));
         // Victims last: one that stands in both lists ends.
-        let wishes = kept.chain(command.victims.iter().map(|key| (*key, Wish { probe: false, stop })));
+        let wishes = kept
+            .chain(command.victims.iter().map(|key| (*key, Wish { probe: false, was_ready: false, stop })));
         for (key, wish) in wishes {
             if let Some(tracked) = self.instances.get(&(command.app.clone(), key)) {
                 // The end is never taken back, and the time of its grace runs from the first word.

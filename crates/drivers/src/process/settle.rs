@@ -22,10 +22,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) enum Settled {
-    Running {
-        record: ShimRecord,
-        adopted: bool,
-    },
+    Running(ShimRecord),
     Ended(Exit),
     Refused(Refusal),
     /// There never was one, and there shall be none.
@@ -58,7 +55,7 @@ pub(super) fn settle(job: &Job, may_start: bool) -> Settled {
         return Settled::Absent;
     }
     match spawn::start(job, &dir) {
-        Ok(record) => Settled::Running { record, adopted: false },
+        Ok(record) => Settled::Running(record),
         Err(refusal) => Settled::Refused(refusal),
     }
 }
@@ -80,7 +77,7 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
     let this_boot = record.boot_id == job.context.boot_id;
     if this_boot && procfs::lives(record.shim_pid, record.shim_start_ticks) {
         job.ports().adopt(record.port, &job.name);
-        return Settled::Running { record, adopted: true };
+        return Settled::Running(record);
     }
     // Without its shim a process has no log, and nobody would see it end: what is left is ended here.
     let main_lives = this_boot && procfs::lives(record.child_pid, record.child_start_ticks);

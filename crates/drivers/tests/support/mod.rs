@@ -3,13 +3,13 @@
 // Each test file uses another part of it.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use trundle_core::event::{Evidence, Fact};
+use trundle_core::event::{Evidence, Exit, Fact, RefusalCode};
 use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
 use trundle_core::revision::{Check, Health, HttpProbe, Port, Probe, Revision, StopSignal};
 use trundle_drivers::{Draft, ProcessConfig, ProcessDriver, prepare, still_running};
@@ -28,6 +28,8 @@ pub struct World {
     pub app: AppName,
     pub ports: std::ops::RangeInclusive<u16>,
     facts: Log,
+    /// Told ready, to this daemon or one before.
+    ready: Arc<Mutex<BTreeSet<InstanceKey>>>,
     runtime: tokio::runtime::Runtime,
     n: u64,
 }
@@ -39,6 +41,10 @@ pub fn key(text: &str) -> InstanceKey {
 pub fn http(path: &str) -> Check {
     let probe = HttpProbe { path: path.into(), status: None, body: None, headers: BTreeMap::new() };
     Check { interval_ms: 100, timeout_ms: 500, ..Check::new(Probe::Http(probe)) }
+}
+
+pub fn exit(code: Option<i32>, signal: Option<i32>) -> Fact {
+    Fact::Exited(Exit { code, signal })
 }
 
 /// A draft of the sample app with this environment.
@@ -83,6 +89,7 @@ impl World {
             app: "web".parse().unwrap(),
             ports: first..=first + 15,
             facts: Arc::default(),
+            ready: Arc::default(),
             runtime,
             n: 0,
         };
@@ -93,9 +100,12 @@ impl World {
     /// A daemon begins. What the one before heard is forgotten.
     pub fn begin(&mut self) {
         self.facts = Arc::default();
-        let facts = Arc::clone(&self.facts);
+        let (facts, ready) = (Arc::clone(&self.facts), Arc::clone(&self.ready));
         let report = move |report: Report| {
             if let Report::Seen { instance, fact, .. } = report {
+                if fact == Fact::Ready {
+                    ready.lock().unwrap().insert(instance);
+                }
                 facts.0.lock().unwrap().push((instance, fact));
                 facts.1.notify_all();
             }
@@ -136,7 +146,7 @@ impl World {
         probe: bool,
     ) {
         self.n += 1;
-        let keep: Vec<Kept> = keep.iter().map(|k| Kept { instance: key(k), probe }).collect();
+        let keep: Vec<Kept> = keep.iter().map(|k| self.kept(k, probe)).collect();
         let victims: Vec<_> = victims.iter().map(|k| key(k)).collect();
         let command = Ensure {
             fence: Fence { epoch: 1, n: self.n },
@@ -148,6 +158,12 @@ impl World {
             stop_grace_period_ms: grace_ms,
         };
         self.driver.as_mut().unwrap().ensure(&command);
+    }
+
+    /// As the engine would say it: what was told once is known.
+    fn kept(&self, instance: &str, probe: bool) -> Kept {
+        let instance = key(instance);
+        Kept { instance, probe, was_ready: self.ready.lock().unwrap().contains(&instance) }
     }
 
     pub fn facts(&self, instance: &str) -> Vec<Fact> {
@@ -172,6 +188,14 @@ impl World {
 
     pub fn wait_for(&self, instance: &str, fact: &Fact) {
         self.wait(instance, &format!("{fact:?}"), |f| (f == fact).then_some(()));
+    }
+
+    /// Why it was not started.
+    pub fn refused(&self, instance: &str) -> (RefusalCode, String) {
+        self.wait(instance, "refusal", |fact| match fact {
+            Fact::StartRefused { code, text } => Some((*code, text.clone())),
+            _ => None,
+        })
     }
 
     /// Pid, port, incarnation.
