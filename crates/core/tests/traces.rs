@@ -8,7 +8,7 @@ use common::{Fate, START_MS, World, settings};
 use trundle_core::event::{Command, Exit, Fact};
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::settings::{OnFailure, RolloutSettings};
-use trundle_core::state::{DeployRequest, Request, RolloutState};
+use trundle_core::state::{Class, DeployRequest, Request, RolloutState};
 
 fn counts(surge: u32, unavailable: u32) -> impl Fn(&mut RolloutSettings) {
     move |r| {
@@ -394,4 +394,36 @@ fn what_becomes_ready_and_dies_is_not_started_at_full_speed() {
         }
     }
     assert!((3..=6).contains(&starts), "{starts} lives in 20 s");
+}
+
+#[test]
+fn a_base_place_in_back_off_does_not_keep_another_from_coming_back() {
+    let mut world = World::with(settings(4, counts(1, 0)));
+    world.fate = Box::new(|key, nth| match (key.revision.0, nth) {
+        (2, _) => Fate::Never,
+        // The first one that comes back dies at once, so that its place must wait.
+        (_, 5) => Fate::Exits,
+        _ => Fate::Ready,
+    });
+    world.deploy("2");
+    let (first, second) = (world.ready_of(1)[0], world.ready_of(1)[1]);
+    world.see(first, Fact::Exited(Exit { code: Some(1), signal: None }));
+    while world.state.book(first.revision).unwrap().slots().in_backoff() == 0 {
+        assert!(world.step());
+    }
+    let (began, serving) = (world.at, world.ready_of(1).len());
+    world.see(second, Fact::Exited(Exit { code: Some(1), signal: None }));
+    let starting = |world: &World| world.state.counts_of(world.state.base()).of(Class::Starting);
+    while starting(&world) == 0 {
+        assert!(world.step());
+    }
+    assert!(world.at - began < 100, "the second one starts at once, not {} ms later", world.at - began);
+    assert_eq!(serving, 3);
+    // The target took the room of the place that waits, and fails: kept for inspection, but not at the cost of the floor.
+    while world.ready_of(1).len() < 4 {
+        assert!(world.step());
+    }
+    while world.step() {}
+    assert_eq!(world.outcome(), RolloutState::Paused);
+    assert_eq!(world.pictures.last().unwrap(), "oooox", "only as many as stood in the way are gone");
 }

@@ -6,7 +6,7 @@ use trundle_core::Millis;
 use trundle_core::decide::decide;
 use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
-use trundle_core::invariants;
+use trundle_core::invariants::{self, Violation, Witness};
 use trundle_core::state::{AppState, Class, Phase, Refusal, Request, RolloutState, Step};
 
 use crate::chronicle::Chronicle;
@@ -109,10 +109,11 @@ pub fn fold_all(entries: &[Entry]) -> BTreeMap<AppName, App> {
     apps
 }
 
-fn fold(apps: &mut BTreeMap<AppName, App>, entry: &Entry) {
+fn fold<'a>(apps: &'a mut BTreeMap<AppName, App>, entry: &Entry) -> &'a App {
     let app = apps.entry(entry.app.clone()).or_insert_with(|| App::new(entry.app.clone()));
     app.state.apply(entry.at_ms, &entry.event);
     app.chronicle.note(entry, &app.state);
+    app
 }
 
 impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
@@ -143,7 +144,8 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             trouble: None,
         };
         for entry in &entries {
-            engine.fold(entry);
+            fold(&mut engine.apps, entry);
+            engine.last_n = entry.n;
         }
         let now = entries.last().map_or(0, |e| e.at_ms).max(engine.store.kept_time()?);
         engine.kept_until = now;
@@ -153,6 +155,9 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
             if rebooted {
                 engine.record(now, wall_ms, &name, Event::Rebooted);
             }
+            let broken = engine.apps.get(&name).and_then(|app| invariants::scan(&app.state).err());
+            let broken = broken.map(|detail| Violation { invariant: "books", detail });
+            engine.note_broken(now, wall_ms, &name, broken);
             if let Some(app) = engine.apps.get_mut(&name) {
                 app.state.advance(now);
                 app.awaited = app.state.instances().filter(|i| is_up(i.phase())).map(|i| i.key()).collect();
@@ -281,8 +286,9 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         }
         let rolls = step.commands.iter().any(|command| matches!(command, Command::Roll { .. }));
         for entry in entries {
-            self.fold(&entry);
+            let broken = self.fold(&entry);
             self.written.push(entry);
+            self.note_broken(now, wall_ms, app, broken);
         }
         if rolls {
             self.count(now, wall_ms, app);
@@ -337,8 +343,9 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         let entry = Entry { n, epoch: self.fence.epoch, app: name.clone(), at_ms: now, wall_ms, event };
         let failures = |app: &App| app.state.open_rollout().map_or(0, |r| r.records.len());
         let before = self.apps.get(name).map_or(0, failures);
-        self.fold(&entry);
+        let broken = self.fold(&entry);
         self.unwritten.push(entry);
+        self.note_broken(now, wall_ms, name, broken);
         let failed = self.apps.get(name).and_then(|app| {
             let rollout = app.state.open_rollout()?;
             (rollout.records.len() > before).then(|| rollout.records.last().map(|r| r.instance)).flatten()
@@ -368,9 +375,20 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         Some(unready.iter().any(same))
     }
 
-    fn fold(&mut self, entry: &Entry) {
-        fold(&mut self.apps, entry);
+    /// Applies an entry, and answers with the invariant that it broke, if so.
+    fn fold(&mut self, entry: &Entry) -> Option<Violation> {
         self.last_n = entry.n;
+        let before = self.apps.get(&entry.app).map(|app| Witness::new(&app.state, entry.at_ms, &entry.event));
+        let after = fold(&mut self.apps, entry);
+        before?.check(&entry.event, &after.state).err()
+    }
+
+    /// Too late to prevent it: the rollout stops and a person is asked.
+    fn note_broken(&mut self, now: Millis, wall_ms: u64, name: &AppName, broken: Option<Violation>) {
+        if let Some(Violation { invariant, detail }) = broken {
+            let event = Event::InvariantBroken { invariant: invariant.to_owned(), detail };
+            self.record(now, wall_ms, name, event);
+        }
     }
 
     /// Makes everything durable in one transaction.

@@ -4,6 +4,7 @@
 //! from it. Nothing here waits for an effect: its outcome comes back as an observation. So the engine that ships is
 //! the engine that a simulator drives with a virtual clock.
 
+pub mod audit;
 pub mod chronicle;
 pub mod clock;
 mod effects;

@@ -85,7 +85,8 @@ fn leaving(state: &AppState, found: &mut Vec<Reason>) {
 fn backoff(state: &AppState, found: &mut Vec<Reason>) {
     let count = state.books().values().map(|b| b.slots().in_backoff()).sum();
     let next: Option<Millis> = state.books().values().filter_map(|b| b.slots().next_retry_at()).min();
-    if let Some(at) = next {
+    // One that is kept for inspection has a place that is not waited for.
+    if let Some(at) = next.filter(|at| *at > state.now()) {
         found.push(Reason::Backoff { count, left_ms: at.saturating_sub(state.now()) });
     }
 }

@@ -149,15 +149,22 @@ impl<'a> Pass<'a> {
         let least = if serving == 0 { self.floor.max(self.desired.min(1)) } else { self.floor };
         let base_held = if self.state.proven() == self.state.target() { 0 } else { self.base.held() };
         let missing = least.saturating_sub(base_held + self.target_that_serves());
-        if serving == 0 && missing > 0 && self.room() == 0 {
-            // Nothing serves and the kept one stands in the way: its logs and its card stay.
-            let kept = self.members_of_all(&[Class::Failed]);
-            self.clear(kept);
-        }
         // Places in back-off are not tried in other places instead; they do not keep others from coming back.
         let want = self.state.book(base).map_or(0, |b| b.want()).max(least);
-        let may_start = want.saturating_sub(base_held + self.in_backoff(base));
-        self.start(base, missing.min(may_start), StartPurpose::Repair, least);
+        let may_start = missing.min(want.saturating_sub(base_held + self.in_backoff(base)));
+        self.make_room(may_start);
+        self.start(base, may_start, StartPurpose::Repair, least);
+    }
+
+    /// The floor comes before inspection: kept ones that stand in its way go, as many as that takes. Their logs and
+    /// their card stay.
+    fn make_room(&mut self, wanted: u32) {
+        let on_their_way_out = self.total.of(Class::Draining) + self.total.of(Class::Stopping);
+        let short = wanted.saturating_sub(self.room() + on_their_way_out);
+        let kept = self.state.books().values().flat_map(|book| book.members(Class::Failed));
+        let kept = kept.filter(|key| self.state.instance(*key).is_some_and(|i| !i.has_exited()));
+        let kept: Vec<_> = kept.take(short as usize).collect();
+        self.clear(kept);
     }
 
     /// After a reboot: the base to full strength first.

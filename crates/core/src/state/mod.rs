@@ -114,6 +114,10 @@ impl AppState {
     pub fn is_bad(&self, number: RevisionNumber) -> bool {
         self.bad.contains(&number)
     }
+    /// How many revisions were judged bad.
+    pub fn bad_revisions(&self) -> usize {
+        self.bad.len()
+    }
     pub fn has_succeeded(&self, number: RevisionNumber) -> bool {
         self.succeeded.contains(&number)
     }

@@ -8,7 +8,7 @@ use trundle_core::Millis;
 use trundle_core::decide::{Decision, decide};
 use trundle_core::event::{Action, Command, DrainProof, Event, Exit, Fact, RolloutKind};
 use trundle_core::ids::{InstanceKey, RevisionNumber};
-use trundle_core::invariants;
+use trundle_core::invariants::{self, Witness};
 use trundle_core::revision::{Check, Health, Port, Probe, Revision, Run, StopSignal, Template};
 use trundle_core::settings::{AppSettings, Listen, RolloutSettings};
 use trundle_core::state::{AppState, Phase, Request, Rollout, RolloutState};
@@ -133,7 +133,9 @@ impl World {
     }
 
     pub fn apply(&mut self, event: Event) {
+        let before = Witness::new(&self.state, self.at, &event);
         self.state.apply(self.at, &event);
+        before.check(&event, &self.state).unwrap();
         self.check();
     }
 

@@ -16,6 +16,8 @@ pub use command::{Output, Running};
 use procs::Proc;
 use serde_json::Value;
 use tempfile::TempDir;
+use trundle_engine::audit::audit;
+use trundle_engine::journal::{SqliteJournal, Store};
 
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
 /// Below the range of outgoing connections, apart from the daemon's default range.
@@ -153,6 +155,18 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Every run is judged by what it left in the journal, whatever its test looked at.
+    fn audit(&self) {
+        if !self.state().join(SqliteJournal::FILE).exists() {
+            return;
+        }
+        let entries = SqliteJournal::open_to_read(&self.state()).unwrap().load().unwrap();
+        let findings: Vec<String> = audit(&entries).iter().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "the journal breaks invariants: {findings:#?}");
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         if self.procs().is_empty() {
@@ -171,6 +185,7 @@ impl Drop for Site {
         }
         assert!(left.is_empty(), "left behind by `down`: {left:?}\n{said}");
         assert_eq!(said.code, 0, "{said}");
+        self.audit();
     }
 }
 

@@ -1,28 +1,21 @@
-//! What must hold at every moment, one numbered checker each. They read counts, so they run in release builds too: a
-//! decision that would break one is not carried out. [`scan`] counts everything anew and belongs to tests and recovery.
+//! What no decision may do, checked on counts before it is carried out.
 
 use std::collections::BTreeSet;
 
-use crate::event::{Action, StartPurpose, StopPurpose};
+use crate::event::{Action, Outcome, StartPurpose, StopPurpose};
 use crate::ids::InstanceKey;
 use crate::state::{AppState, Phase, RolloutState};
 
-/// A bug of ours, caught before it had an effect.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invariant {invariant} would be broken: {detail}")]
-pub struct Violation {
-    pub invariant: &'static str,
-    pub detail: String,
-}
+use super::ensure;
 
-type Checker = fn(&AppState, &[Action]) -> Result<(), String>;
+pub(super) type Checker = fn(&AppState, &[Action]) -> Result<(), String>;
 
 /// Number, name, checker.
-pub const CHECKERS: &[(&str, &str, Checker)] = &[
+pub const DECISION_CHECKERS: &[(&str, &str, Checker)] = &[
     ("S1", "availability", s1_availability),
     ("S2", "surge", s2_surge),
     ("S3", "bad stays bad", s3_bad_stays_bad),
-    ("S4", "one change of direction", s4_one_direction),
+    ("S4", "one direction", s4_one_direction),
     ("S5", "pause", s5_pause),
     ("S12", "never cut the busy", s12_never_cut_the_busy),
     ("S13", "draining is absorbing", s13_draining_is_absorbing),
@@ -30,19 +23,9 @@ pub const CHECKERS: &[(&str, &str, Checker)] = &[
     ("S15", "rollback is minimal", s15_rollback_is_minimal),
     ("S16", "one per slot", s16_one_per_slot),
     ("S17", "terminal is final", s17_terminal_is_final),
+    ("S18", "evidence", s18_evidence),
     ("S19", "the proven version repairs", s19_proven_repairs),
 ];
-
-/// All checkers over one pass of a decision.
-///
-/// # Errors
-/// The first invariant that the actions would break in this state.
-pub fn check(state: &AppState, actions: &[Action]) -> Result<(), Violation> {
-    for (invariant, _, checker) in CHECKERS {
-        checker(state, actions).map_err(|detail| Violation { invariant, detail })?;
-    }
-    Ok(())
-}
 
 /// Available ones that the actions take out, unless a person takes the whole app down.
 fn taken(state: &AppState, actions: &[Action]) -> u32 {
@@ -75,10 +58,6 @@ fn starts(actions: &[Action]) -> impl Iterator<Item = (InstanceKey, StartPurpose
     })
 }
 
-fn ensure(holds: bool, detail: impl FnOnce() -> String) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(detail()) }
-}
-
 fn s1_availability(state: &AppState, actions: &[Action]) -> Result<(), String> {
     let (taken, available) = (taken(state, actions), state.totals().available());
     let floor = state.budget().floor();
@@ -106,7 +85,12 @@ fn s4_one_direction(state: &AppState, actions: &[Action]) -> Result<(), String> 
     let turns = actions.iter().any(|a| matches!(a, Action::TurnBack { .. }));
     ensure(!turns || state.open_rollout().is_some_and(|r| r.back_to.is_none()), || {
         "a rollout that went back would turn again".to_owned()
-    })
+    })?;
+    let draining = |key| state.instance(key).is_some_and(|i| i.phase() == Phase::Draining);
+    let undone = leaving(actions).find(|(key, purpose)| {
+        *purpose == StopPurpose::Replaced && Some(key.revision) == state.target() && !draining(*key)
+    });
+    ensure(undone.is_none(), || format!("{undone:?} is of the target and would be replaced by it"))
 }
 
 fn s5_pause(state: &AppState, actions: &[Action]) -> Result<(), String> {
@@ -198,39 +182,29 @@ fn s17_terminal_is_final(state: &AppState, actions: &[Action]) -> Result<(), Str
     ensure(!turns || state.open_rollout().is_some(), || "a rollout that ended would change".to_owned())
 }
 
+/// Success needs every one of them seen available, and nothing else alive.
+fn s18_evidence(state: &AppState, actions: &[Action]) -> Result<(), String> {
+    let good = actions.iter().any(|action| match action {
+        Action::Conclude { outcome } => *outcome != Outcome::Failed,
+        Action::Start { .. }
+        | Action::Drain { .. }
+        | Action::Stop { .. }
+        | Action::Fail { .. }
+        | Action::BatchReached { .. }
+        | Action::PauseRollout { .. }
+        | Action::TurnBack { .. }
+        | Action::Bake
+        | Action::Recovered => false,
+    });
+    let (available, live) = (state.counts_of(state.target()).available(), state.totals().live());
+    let desired = state.budget().desired;
+    ensure(!good || (available == desired && live == desired), || {
+        format!("a good end with {available} of {desired} available and {live} live")
+    })
+}
+
 fn s19_proven_repairs(state: &AppState, actions: &[Action]) -> Result<(), String> {
     let foreign = starts(actions)
         .find(|(key, purpose)| *purpose == StartPurpose::Repair && Some(key.revision) != state.proven());
     ensure(foreign.is_none(), || format!("{foreign:?} would repair, but {:?} is proven", state.proven()))
-}
-
-/// Counts everything anew and compares with the maintained books: for tests, the simulator and recovery.
-///
-/// # Errors
-/// The first difference, in words.
-pub fn scan(state: &AppState) -> Result<(), String> {
-    let open = state.rollouts().values().filter(|r| !r.state.is_terminal()).count();
-    ensure(open <= 1, || format!("S8: {open} rollouts are open"))?;
-    let mut held = BTreeSet::new();
-    for instance in state.instances() {
-        let key = instance.key();
-        if instance.phase().is_held() {
-            ensure(held.insert((key.revision, key.slot)), || {
-                format!("S16: {key:?} is the second in its place")
-            })?;
-        }
-    }
-    let phase_count = |wanted: fn(Phase) -> bool| {
-        u32::try_from(state.instances().filter(|i| wanted(i.phase())).count()).unwrap_or(u32::MAX)
-    };
-    let live = u32::try_from(state.instances().count()).unwrap_or(u32::MAX);
-    let totals = state.totals();
-    ensure(totals.live() == live, || format!("books say {} live, there are {live}", totals.live()))?;
-    let held = phase_count(Phase::is_held);
-    ensure(totals.held() == held, || format!("books say {} held, there are {held}", totals.held()))?;
-    let ready = phase_count(|p| p == Phase::Ready);
-    let booked: u32 = state.books().values().map(|b| b.ready()).sum();
-    ensure(booked == ready, || format!("books say {booked} ready, there are {ready}"))?;
-    let in_books: u32 = state.books().values().map(|b| b.counts().live()).sum();
-    ensure(in_books == live, || format!("the books of revisions hold {in_books}, there are {live}"))
 }
