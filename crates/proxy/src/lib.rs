@@ -5,7 +5,7 @@
 //! one without whoever told it. What is absent here: any idea of why an endpoint comes or goes.
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
-//! control socket; `worker` threads accept; `connection`, `forward`, `headers`, `pool`, `body` carry requests;
+//! control socket; `worker` threads accept; `connection`, `forward`, `headers`, `pool`, `stream`, `body` carry requests;
 //! `endpoint` holds the proof of a drain; `counts` survives the process; `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -40,6 +40,7 @@ mod pool;
 mod process;
 mod routes;
 mod store;
+mod stream;
 mod sys;
 mod tally;
 mod trust;

@@ -7,22 +7,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::body::RequestBody;
 use crate::counts::EndpointRow;
 use crate::endpoint::{Flag, LiveEndpoint};
+use crate::stream::EndpointStream;
 
 /// Common servers close idle connections after 2 s (gunicorn) or more: we are well before them.
 const OLDEST_IDLE: Duration = Duration::from_millis(1_500);
@@ -47,7 +44,7 @@ struct Pool {
 /// A connection to an endpoint that one request has for itself. Dropping it closes the connection.
 pub struct Upstream {
     pub sender: SendRequest<RequestBody>,
-    stream: SharedStream,
+    stream: EndpointStream,
     driver: AbortHandle,
 }
 
@@ -62,13 +59,6 @@ impl Upstream {
     /// written the whole request, and waits for another.
     fn is_clean(&self) -> bool {
         !self.sender.is_closed() && self.sender.is_ready()
-    }
-
-    /// Asks the kernel: hyper learns of a FIN only when the event loop has turned, which may be too late.
-    fn is_alive(&self) -> bool {
-        let peeked =
-            rustix::net::recv(&*self.stream.0.borrow(), &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 }
 
@@ -89,7 +79,8 @@ impl Pools {
                 pool.idle.clear(); // the others are older still
                 return None;
             }
-            if upstream.is_clean() && upstream.is_alive() {
+            if upstream.is_clean() && upstream.stream.is_alive() {
+                upstream.stream.next_request();
                 return Some(upstream);
             }
         }
@@ -124,7 +115,7 @@ impl Pools {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
-        let stream = SharedStream(Rc::new(RefCell::new(stream)));
+        let stream = EndpointStream::new(stream);
         let (sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(stream.clone())).await.map_err(io::Error::other)?;
 
@@ -214,41 +205,5 @@ impl Drop for Forget {
         {
             pool.drivers.remove(&self.number);
         }
-    }
-}
-
-/// The stream of a connection, shared by its driver and the check whether it lives. One thread, never across an await.
-#[derive(Clone)]
-struct SharedStream(Rc<RefCell<TcpStream>>);
-
-impl AsyncRead for SharedStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for SharedStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a socket has nothing to flush
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
     }
 }

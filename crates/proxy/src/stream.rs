@@ -1,0 +1,175 @@
+//! The socket of a connection to an endpoint, shared by hyper's task and the check whether it lives.
+//!
+//! An app may answer before it has read the whole request, and close: our kernel then has the answer, and refuses the
+//! rest of our body. hyper would give up at the refused write. Here that write just never ends, so that hyper reads
+//! what is there; Linux keeps what was received before a reset readable. Never is a first write hidden that failed:
+//! nothing of that request can have been answered.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// One thread, never borrowed across an await.
+#[derive(Clone)]
+pub struct EndpointStream(Rc<RefCell<Inner>>);
+
+struct Inner {
+    socket: TcpStream,
+    /// A byte of the present request was taken by the kernel.
+    begun: bool,
+    /// Why the other side takes no more. Such a connection is good for reading what is there, and then over.
+    deaf: Option<ErrorKind>,
+}
+
+impl EndpointStream {
+    pub fn new(socket: TcpStream) -> Self {
+        Self(Rc::new(RefCell::new(Inner { socket, begun: false, deaf: None })))
+    }
+
+    /// The next byte that is written belongs to a new request.
+    pub fn next_request(&self) {
+        self.0.borrow_mut().begun = false;
+    }
+
+    /// Asks the kernel: hyper learns of a FIN only when the event loop has turned, which may be too late.
+    pub fn is_alive(&self) -> bool {
+        let inner = self.0.borrow();
+        let peeked = rustix::net::recv(&inner.socket, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        inner.deaf.is_none() && matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+impl Inner {
+    fn write(
+        &mut self,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf.is_some() {
+            return Poll::Pending;
+        }
+        match ready!(write(Pin::new(&mut self.socket))) {
+            Ok(written) => {
+                self.begun |= written > 0;
+                Poll::Ready(Ok(written))
+            }
+            // No waker is needed: the reset that refused this write is an event for the reader too.
+            Err(error) if self.begun && is_refusal(error.kind()) => {
+                self.deaf = Some(error.kind());
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
+impl AsyncRead for EndpointStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.0.borrow_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut inner.socket).poll_read(cx, buf))?;
+        match inner.deaf {
+            // The kernel tells a reset once, and our write was told. To the reader it looks like an orderly end, which
+            // would make an answer that ends with its connection look whole.
+            Some(kind) if buf.filled().len() == before => Poll::Ready(Err(kind.into())),
+            Some(_) | None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for EndpointStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().write(|socket| socket.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().write(|socket| socket.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // a socket has nothing to flush
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Duration, timeout};
+
+    /// A stream that has sent a request, and the app's end of it after the first bytes were read.
+    async fn begun() -> (EndpointStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut app, _) = listener.accept().unwrap();
+        let mut stream = EndpointStream::new(socket);
+        stream.write_all(b"the head and a part of the body").await.unwrap();
+        app.read_exact(&mut [0; 8]).unwrap();
+        (stream, app)
+    }
+
+    /// Closes with bytes unread, which is a reset, and waits until it is here.
+    async fn reset(stream: &EndpointStream, app: std::net::TcpStream) {
+        drop(app);
+        let hung_up = tokio::io::Interest::READABLE;
+        let inner = stream.0.borrow();
+        inner.socket.ready(hung_up).await.unwrap();
+        while !inner.socket.ready(hung_up).await.unwrap().is_read_closed() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { timeout(Duration::from_secs(20), test).await.unwrap() });
+    }
+
+    #[test]
+    fn an_answer_outlives_the_refusal_of_the_body_and_its_end_is_not_taken_for_orderly() {
+        run(async {
+            let (mut stream, mut app) = begun().await;
+            app.write_all(b"answer").unwrap();
+            reset(&stream, app).await;
+            let rest = stream.write_all(b"the rest of the body");
+            assert!(timeout(Duration::ZERO, rest).await.is_err(), "the write never ends");
+            assert!(!stream.is_alive());
+            let mut answer = [0; 6];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"answer");
+            assert!(is_refusal(stream.read(&mut answer).await.unwrap_err().kind()));
+        });
+    }
+
+    #[test]
+    fn a_first_write_that_fails_says_so() {
+        run(async {
+            let (mut stream, app) = begun().await;
+            reset(&stream, app).await;
+            stream.next_request();
+            assert!(is_refusal(stream.write_all(b"another request").await.unwrap_err().kind()));
+        });
+    }
+}
