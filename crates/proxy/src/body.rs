@@ -51,6 +51,9 @@ impl Body for RequestBody {
             return Poll::Pending;
         };
         self.client.body_moved();
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.client.body_ended();
+        }
         let fault = match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;

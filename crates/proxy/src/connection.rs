@@ -4,18 +4,17 @@
 //! timer per connection that is set anew only when it fires or must fire earlier, so that a request costs no timer.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::body::{BodyFault, earlier};
 use crate::counts::{AppCell, EndpointRow, VersionRow};
@@ -23,8 +22,10 @@ use crate::endpoint::LiveEndpoint;
 use crate::exchange::Exchange;
 use crate::forward;
 use crate::framing::Framing;
+use crate::linger::linger;
 use crate::table::Limits;
 use crate::trust::Peer;
+use crate::watched::Watched;
 use crate::worker::{Door, Worker};
 
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -57,6 +58,8 @@ enum Verdict {
     /// Close, and say 408 first if a part of a head has come.
     CloseHead,
     Close,
+    /// All is said, but the client still sends: it shall get the answer.
+    Linger,
 }
 
 pub struct Connection {
@@ -73,6 +76,8 @@ pub struct Connection {
     write_blocked: Cell<Option<Instant>>,
     /// The client owes bytes of its body since then.
     body_waits: Cell<Option<Instant>>,
+    /// The end of the present request's body was not seen.
+    body_open: Cell<bool>,
     body_fault: Cell<Option<BodyFault>>,
     expired: Cell<Option<Expired>>,
     framing: RefCell<Framing>,
@@ -104,6 +109,7 @@ impl Connection {
             phase: Cell::new(Phase::Head(Instant::now())),
             write_blocked: Cell::default(),
             body_waits: Cell::default(),
+            body_open: Cell::default(),
             body_fault: Cell::default(),
             expired: Cell::default(),
             framing: RefCell::default(),
@@ -119,8 +125,9 @@ impl Connection {
     // --- told by the service --------------------------------------------------------------------------------------
 
     /// A request has come.
-    pub fn request_started(&self, now: Instant) {
+    pub fn request_started(&self, now: Instant, has_body: bool) {
         self.phase.set(Phase::Waiting(now));
+        self.body_open.set(has_body);
         self.answer_pending.set(false);
         self.expired.set(None);
         self.body_fault.set(None);
@@ -162,6 +169,12 @@ impl Connection {
         self.closing.get()
     }
 
+    /// No request comes after this one, and an answer that begins now says so. An early answer ends the connection too:
+    /// what is left of the body cannot be told from another request without reading it all.
+    pub fn is_last(&self) -> bool {
+        self.closing.get() || self.body_open.get()
+    }
+
     // --- told by the bodies ---------------------------------------------------------------------------------------
 
     pub fn body_waits(&self) {
@@ -175,6 +188,10 @@ impl Connection {
         if let Phase::Waiting(_) = self.phase.get() {
             self.phase.set(Phase::Waiting(Instant::now()));
         }
+    }
+
+    pub fn body_ended(&self) {
+        self.body_open.set(false);
     }
 
     pub fn body_moved_on(&self) {
@@ -224,7 +241,7 @@ impl Connection {
 
     // --- told by the stream ---------------------------------------------------------------------------------------
 
-    fn bytes_came(&self, bytes: &[u8]) {
+    pub fn bytes_came(&self, bytes: &[u8]) {
         match self.phase.get() {
             Phase::Idle(_) => {
                 self.phase.set(Phase::Head(Instant::now()));
@@ -236,7 +253,7 @@ impl Connection {
     }
 
     /// Everything that was written is with the kernel.
-    fn flushed(&self) {
+    pub fn flushed(&self) {
         self.write_blocked.set(None);
         if !self.answer_pending.take() {
             return;
@@ -251,16 +268,24 @@ impl Connection {
         self.phase.set(if framing.is_mid_head() { Phase::Head(now) } else { Phase::Idle(now) });
     }
 
-    fn blocked(&self) {
+    pub fn blocked(&self) {
         if self.write_blocked.get().is_none() {
             self.write_blocked.set(Some(Instant::now()));
         }
     }
 
+    pub fn unblocked(&self) {
+        self.write_blocked.set(None);
+    }
+
     // --- deadlines ------------------------------------------------------------------------------------------------
 
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.limits.idle_timeout_ms)
+    }
+
     fn deadline(&self) -> Option<Instant> {
-        let idle = Duration::from_millis(self.limits.idle_timeout_ms);
+        let idle = self.idle_timeout();
         let of_phase = match self.phase.get() {
             Phase::Idle(since) => Some(since + idle),
             Phase::Head(since) => Some(since + Duration::from_millis(self.limits.header_timeout_ms)),
@@ -286,6 +311,16 @@ impl Connection {
             }
             Phase::Head(_) if self.framing.borrow().is_mid_head() => Verdict::CloseHead,
             Phase::Idle(_) | Phase::Head(_) | Phase::Waiting(_) | Phase::Answering => Verdict::Close,
+        }
+    }
+
+    /// hyper is done with the connection.
+    fn last_verdict(&self, result: &hyper::Result<()>) -> Verdict {
+        match result {
+            Ok(()) if self.body_open.get() => Verdict::Linger,
+            // It has said 400 or 431, and more of the head may be on its way.
+            Err(error) if error.is_parse() => Verdict::Linger,
+            Ok(()) | Err(_) => Verdict::Close,
         }
     }
 }
@@ -323,8 +358,8 @@ where
                 told_to_close = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            if Pin::new(&mut connection).poll(cx).is_ready() {
-                return Poll::Ready(Verdict::Close);
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(state.last_verdict(&result));
             }
             if state.closing.get() && !told_to_close {
                 continue;
@@ -339,77 +374,20 @@ where
             match state.verdict(Instant::now()) {
                 Verdict::GoOn => timer.as_mut().reset(deadline.into()),
                 Verdict::Ask => {}
-                verdict @ (Verdict::CloseHead | Verdict::Close) => return Poll::Ready(verdict),
+                verdict @ (Verdict::CloseHead | Verdict::Close | Verdict::Linger) => {
+                    return Poll::Ready(verdict);
+                }
             }
         }
     })
     .await;
-    if let Verdict::CloseHead = verdict {
-        let mut stream = connection.into_parts().io.into_inner().stream;
-        let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(answer)).await;
-    }
-}
-
-/// The client's stream, with news of it to the connection's state.
-struct Watched<S> {
-    stream: S,
-    state: Rc<Connection>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if result.is_ready() {
-            self.state.bytes_came(&buf.filled()[before..]);
+    match verdict {
+        Verdict::GoOn | Verdict::Ask | Verdict::Close => {}
+        Verdict::CloseHead => {
+            let mut stream = connection.into_parts().io.into_inner().stream;
+            let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(answer)).await;
         }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Watched<S> {
-    fn note(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &result {
-            Poll::Pending => self.state.blocked(),
-            Poll::Ready(_) => self.state.write_blocked.set(None),
-        }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_flush(cx);
-        if let Poll::Ready(Ok(())) = result {
-            self.state.flushed();
-        }
-        result
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Verdict::Linger => linger(connection.into_parts().io.into_inner().stream, &state).await,
     }
 }

@@ -65,7 +65,7 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Gone> {
     let started = Instant::now();
-    client.request_started(started);
+    client.request_started(started, !request.body().is_end_stream());
     let Some(route) = client.worker.shared.snapshot.load().apps.get(&client.app).cloned() else {
         let reason = format!("{} is no longer served here\n", client.app);
         let refusal = Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason);
@@ -332,7 +332,7 @@ fn passed(
     if let Some(name) = &route.version_header {
         head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
     }
-    if client.is_closing() {
+    if client.is_last() {
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = Version::HTTP_11;
@@ -351,7 +351,7 @@ fn made(client: &Connection, refusal: Refusal) -> Response<ResponseBody> {
     if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    if refusal.close || client.is_closing() {
+    if refusal.close || client.is_last() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

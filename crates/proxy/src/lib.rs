@@ -5,8 +5,9 @@
 //! one without whoever told it. What is absent here: any idea of why an endpoint comes or goes.
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
-//! control socket; `worker` threads accept; `connection`, `forward`, `headers`, `pool`, `stream`, `body` carry requests;
-//! `endpoint` holds the proof of a drain; `counts` survives the process; `holder` keeps the listening sockets.
+//! control socket; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `stream`, `body` carry
+//! requests, `linger` lets early answers arrive; `endpoint` holds the proof of a drain; `counts` survives the process;
+//! `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -34,6 +35,7 @@ mod framing;
 mod headers;
 mod holder;
 mod holding;
+mod linger;
 mod listen;
 mod lock;
 mod pool;
@@ -44,6 +46,7 @@ mod stream;
 mod sys;
 mod tally;
 mod trust;
+mod watched;
 mod worker;
 
 use std::ffi::OsString;

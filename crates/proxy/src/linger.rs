@@ -1,0 +1,59 @@
+//! The end of a connection whose client still sends, because it was answered before its request was whole.
+//!
+//! Closing a socket with unread bytes makes the kernel send a reset, and a client that has not read yet loses the answer
+//! by it. So only our side is closed, and what comes is thrown away until the client closes too, within bounds. No
+//! endpoint is held meanwhile: its request is over. The place under `max_connections` is.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::connection::Connection;
+
+/// A client that sends nothing for so long has nothing more to send, or is gone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(30);
+/// What a client on this machine can send within a second or so.
+const MOST_BYTES: u64 = 1 << 30;
+/// A proxy that ends, or an app that has left the table, waits no longer than this.
+const WHEN_CLOSING: Duration = Duration::from_secs(1);
+
+/// Closes our side, and reads until the client closes its own.
+pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, state: &Connection) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut end = Instant::now() + LONGEST;
+    let mut left = MOST_BYTES;
+    let mut bytes = vec![0; 64 * 1024];
+    let pause = LONGEST_PAUSE.min(state.idle_timeout());
+    let mut timer = pin!(tokio::time::sleep(pause));
+    std::future::poll_fn(|cx| {
+        if state.is_closing() {
+            end = end.min(Instant::now() + WHEN_CLOSING);
+            let deadline = timer.deadline().min(end.into());
+            timer.as_mut().reset(deadline);
+        }
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {}
+            }
+            let came = buffer.filled().len() as u64;
+            left = left.saturating_sub(came);
+            if came == 0 || left == 0 {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset((Instant::now() + pause).min(end).into());
+        }
+    })
+    .await;
+}
