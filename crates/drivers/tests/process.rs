@@ -135,6 +135,26 @@ fn bytes_that_changed_are_never_started() {
 }
 
 #[test]
+fn an_app_that_replaces_its_own_files_still_starts_again_as_deployed() {
+    let mut world = World::new();
+    let dist = world.cwd().join("dist");
+    std::fs::create_dir(&dist).unwrap();
+    let script = "cat code; echo other > new; mv -f new code; echo cache > cache; echo done; exec sleep 100";
+    std::fs::write(dist.join("app.sh"), script).unwrap();
+    std::fs::write(dist.join("code"), "deployed\n").unwrap();
+    let artifact = Some(DraftArtifact { path: dist, as_written: "dist".into() });
+    let command = vec!["sh".into(), "app.sh".into()];
+    let revision = world.revision(1, Draft { command, artifact, ..sample(&world.cwd(), &[]) });
+    for instance in ["1-1", "1-2"] {
+        world.ensure(&revision, &[instance], &[]);
+        eventually("it has replaced it", || world.log(instance).iter().any(|line| line == "done"));
+        assert_eq!(world.log(instance), ["deployed", "done"]);
+        world.ensure(&revision, &[], &[instance]);
+        world.wait_for(instance, &Fact::Gone);
+    }
+}
+
+#[test]
 fn an_artifact_keeps_its_bytes_when_the_source_is_overwritten() {
     let mut world = World::new();
     let dist = world.cwd().join("dist");

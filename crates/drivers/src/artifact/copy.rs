@@ -2,8 +2,8 @@
 //!
 //! Invariant: a link is made as a link and never written through; only files, folders and links are copied.
 
-use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
@@ -12,7 +12,6 @@ use trundle_core::revision::{Digest, hex};
 
 use super::{ArtifactError, BYTES_MAX, Entry, FILES_MAX, What};
 use crate::digests::Stamp;
-use crate::durable;
 
 pub(super) struct Copy<'a> {
     pub state_dir: &'a Path,
@@ -46,12 +45,13 @@ impl Copy<'_> {
         }
         let fail = |what| move |source| ArtifactError::Io { what, path: from.to_owned(), source };
         let place = self.tree.join(to);
-        let kind = fs::symlink_metadata(from).map_err(fail("read"))?.file_type();
+        let metadata = fs::symlink_metadata(from).map_err(fail("read"))?;
+        let kind = metadata.file_type();
         let what = if kind.is_dir() {
             fs::create_dir(&place).map_err(fail("copy the folder"))?;
             self.entries.push(Entry { path: to.to_owned(), what: What::Folder });
             self.folder(from, to)?;
-            return durable::sync_folder(&place).map_err(fail("copy the folder"));
+            return finish_folder(&place, &metadata).map_err(fail("copy the folder"));
         } else if kind.is_symlink() {
             let target = fs::read_link(from).map_err(fail("read the link"))?;
             let text = target.to_str().filter(|_| target.is_relative());
@@ -80,7 +80,9 @@ impl Copy<'_> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let mut source =
             OpenOptions::new().read(true).custom_flags(flags).open(from).map_err(fail("open"))?;
-        let executable = source.metadata().map_err(fail("read"))?.permissions().mode() & 0o111 != 0;
+        let metadata = source.metadata().map_err(fail("read"))?;
+        // As it was, but nobody writes into it, and we can read it.
+        let mode = metadata.permissions().mode() & 0o555 | 0o400;
         let mut copy = OpenOptions::new().write(true).create_new(true).open(place).map_err(fail("copy"))?;
         let mut hash = Sha256::new();
         let mut piece = vec![0; 256 * 1024];
@@ -96,12 +98,21 @@ impl Copy<'_> {
             hash.update(&piece[..n]);
             copy.write_all(&piece[..n]).map_err(fail("copy"))?;
         }
-        let mode = if executable { 0o555 } else { 0o444 };
         copy.set_permissions(fs::Permissions::from_mode(mode)).map_err(fail("copy"))?;
+        // Compiled code names the time of its source: with another time it counts as old.
+        copy.set_modified(metadata.modified().map_err(fail("read"))?).map_err(fail("copy"))?;
         copy.sync_all().map_err(fail("copy"))?;
         let stamp = Stamp::of(&copy.metadata().map_err(fail("copy"))?);
-        Ok(What::File { digest: Digest(hex(&hash.finalize())), executable, stamp })
+        Ok(What::File { digest: Digest(hex(&hash.finalize())), executable: mode & 0o111 != 0, stamp })
     }
+}
+
+/// Once its content is there, which would change its time. Ours to write into: instances run in it, and it is removed one day.
+fn finish_folder(place: &Path, source: &fs::Metadata) -> io::Result<()> {
+    let folder = File::open(place)?;
+    folder.set_permissions(fs::Permissions::from_mode(source.permissions().mode() & 0o777 | 0o700))?;
+    folder.set_modified(source.modified()?)?;
+    folder.sync_all()
 }
 
 /// Asked of the file system itself, after everything is copied: links may lead through links.

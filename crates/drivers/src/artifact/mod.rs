@@ -1,10 +1,12 @@
 //! Copies of what was deployed: `artifacts/<digest>/tree/…` with a manifest beside it.
 //!
 //! The digest covers sorted relative paths, the right to execute, and contents; a single file is a tree with one entry.
-//! Files that the app adds later (a cache of compiled code) are not looked at; every file that was deployed is.
+//! Files that the app adds later (a cache of compiled code) are not looked at; every file that was deployed is, and is put
+//! back if the app replaced it (decision 009).
 //! Invariant: nothing in a copy leads out of it, and a copy is there whole or not at all.
 
 mod copy;
+mod kept;
 
 use std::fs::{self, File};
 use std::io;
@@ -87,6 +89,7 @@ pub(crate) fn import(layout: &Layout, source: &Path, as_written: String) -> Resu
         let mut entries = copy.entries;
         links_stay_inside(&tree, &entries)?;
         entries.sort_by(|a, b| a.path.cmp(&b.path));
+        kept::keep(&aside, &mut entries).map_err(fail("keep the files of", &source))?;
         let digest = digest_of_tree(&entries);
         let manifest = serde_json::to_vec(&entries).unwrap_or_default();
         durable::write(&aside.join("manifest.json"), &manifest, 0o400)
@@ -148,42 +151,55 @@ fn manifest(layout: &Layout, artifact: &Artifact) -> Result<Vec<Entry>, Refusal>
     serde_json::from_slice(&text).map_err(|error| gone(&error))
 }
 
-/// Whether every file that was deployed is as it was. Contents are read only where the file's stamp differs.
-pub(crate) fn verify(layout: &Layout, artifact: &Artifact) -> Result<(), Refusal> {
+/// Makes sure that every file that was deployed is as it was, and answers how many had to be put back. Contents are read
+/// only where the file's stamp differs.
+pub(crate) fn verify(layout: &Layout, artifact: &Artifact) -> Result<usize, Refusal> {
     let entries = manifest(layout, artifact)?;
-    let tree = folder(layout, artifact).join("tree");
+    let home = folder(layout, artifact);
+    let tree = home.join("tree");
     let found = digest_of_tree(&entries);
     if found != artifact.digest {
         return Err(changed(&tree, &artifact.digest, &found));
     }
-    for entry in &entries {
+    let mut put_back = 0;
+    for (n, entry) in entries.iter().enumerate() {
         let path = tree.join(&entry.path);
-        let other = |found: &str| {
-            let text = format!("{} in the copy of the artifact {found}; deploy it again", path.display());
-            Refusal::new(RefusalCode::ArtifactChanged, text)
-        };
-        let metadata =
-            fs::symlink_metadata(&path).map_err(|error| other(&format!("cannot be read: {error}")))?;
-        match &entry.what {
-            What::Folder if metadata.is_dir() => {}
-            What::Link { target } if fs::read_link(&path).is_ok_and(|now| now == Path::new(target)) => {}
-            What::File { stamp, .. } if Stamp::of(&metadata) == *stamp => {}
-            What::File { digest, executable, .. } if metadata.is_file() => {
-                let now = File::open(&path).and_then(|mut file| digest_of(&mut file));
-                let now = now.map_err(|error| other(&format!("cannot be read: {error}")))?;
-                if now != *digest {
-                    return Err(changed(&path, digest, &now));
-                }
-                if (metadata.permissions().mode() & 0o111 != 0) != *executable {
-                    return Err(other("has another right to execute"));
-                }
-            }
-            What::Folder | What::Link { .. } | What::File { .. } => {
-                return Err(other("is something else now"));
+        let Err(refusal) = check(&path, &entry.what) else { continue };
+        // Whether that succeeded is seen below; another start may have been faster.
+        let tried = kept::put_back(&home, n, entry);
+        if check(&path, &entry.what).is_err() {
+            let why = tried.err().map(|why| format!(" (it cannot be put back: {why})")).unwrap_or_default();
+            return Err(Refusal::new(refusal.code, refusal.text + &why));
+        }
+        put_back += 1;
+    }
+    Ok(put_back)
+}
+
+/// Whether what stands at `path` is what was deployed.
+fn check(path: &Path, what: &What) -> Result<(), Refusal> {
+    let other = |found: &str| {
+        let text = format!("{} in the copy of the artifact {found}; deploy it again", path.display());
+        Refusal::new(RefusalCode::ArtifactChanged, text)
+    };
+    let metadata = fs::symlink_metadata(path).map_err(|error| other(&format!("cannot be read: {error}")))?;
+    match what {
+        What::Folder if metadata.is_dir() => Ok(()),
+        What::Link { target } if fs::read_link(path).is_ok_and(|now| now == Path::new(target)) => Ok(()),
+        What::File { stamp, .. } if Stamp::of(&metadata) == *stamp => Ok(()),
+        What::File { digest, executable, .. } if metadata.is_file() => {
+            let now = File::open(path).and_then(|mut file| digest_of(&mut file));
+            let now = now.map_err(|error| other(&format!("cannot be read: {error}")))?;
+            if now != *digest {
+                Err(changed(path, digest, &now))
+            } else if (metadata.permissions().mode() & 0o111 != 0) != *executable {
+                Err(other("has another right to execute"))
+            } else {
+                Ok(())
             }
         }
+        What::Folder | What::Link { .. } | What::File { .. } => Err(other("is something else now")),
     }
-    Ok(())
 }
 
 /// Each entry adds its kind, path, and what belongs to it, each ended by a byte that cannot stand in it.
@@ -232,19 +248,86 @@ mod tests {
         let copy = copy_of(&layout, &first);
         assert_eq!(fs::read_to_string(copy.join("link")).unwrap(), "one");
         assert_eq!(fs::metadata(copy.join("run")).unwrap().permissions().mode() & 0o777, 0o555);
-        assert_eq!(verify(&layout, &first), Ok(()));
-        fs::write(copy.join("added"), "by the app").unwrap();
-        assert_eq!(verify(&layout, &first), Ok(()));
-        let file = copy.join("lib/a.txt");
-        fs::remove_file(&file).unwrap();
-        fs::write(&file, "bad").unwrap();
-        let refusal = verify(&layout, &first).unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::ArtifactChanged);
-        assert!(refusal.text.contains("lib/a.txt"), "{}", refusal.text);
-        fs::write(source.join("lib/a.txt"), "one").unwrap();
-        import(&layout, &source, "dist".into()).unwrap();
-        assert_eq!(verify(&layout, &first), Ok(()), "a new import heals the copy");
+        assert_eq!(verify(&layout, &first), Ok(0));
+        assert_eq!(verify(&layout, &second), Ok(0));
         assert_eq!(fs::read_dir(layout.artifacts()).unwrap().count(), 2, "nothing is left aside");
+    }
+
+    #[test]
+    fn times_and_rights_are_kept_but_nobody_writes_into_a_copied_file() {
+        let (_dir, layout, source) = world();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_234_567_891);
+        for (path, mode) in [("run", 0o750), ("lib/a.txt", 0o640), ("lib", 0o550)] {
+            fs::set_permissions(source.join(path), fs::Permissions::from_mode(mode)).unwrap();
+            File::open(source.join(path)).unwrap().set_modified(long_ago).unwrap();
+        }
+        let copy = copy_of(&layout, &import(&layout, &source, "dist".into()).unwrap());
+        for (path, mode) in [("run", 0o550), ("lib/a.txt", 0o440), ("lib", 0o750)] {
+            let metadata = fs::metadata(copy.join(path)).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, mode, "{path}");
+            assert_eq!(metadata.modified().unwrap(), long_ago, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_the_app_replaced_or_removed_is_put_back_and_what_it_added_stays() {
+        let (_dir, layout, source) = world();
+        let artifact = import(&layout, &source, "dist".into()).unwrap();
+        let copy = copy_of(&layout, &artifact);
+        let time = fs::metadata(copy.join("lib/a.txt")).unwrap().modified().unwrap();
+        fs::write(copy.join("added"), "by the app").unwrap();
+        assert_eq!(verify(&layout, &artifact), Ok(0));
+        // As most programs write: a new file, renamed over the old one.
+        fs::write(copy.join("new"), "bad").unwrap();
+        fs::rename(copy.join("new"), copy.join("lib/a.txt")).unwrap();
+        assert_eq!(verify(&layout, &artifact), Ok(1));
+        assert_eq!(fs::read_to_string(copy.join("link")).unwrap(), "one");
+        assert_eq!(fs::metadata(copy.join("lib/a.txt")).unwrap().modified().unwrap(), time);
+        fs::remove_dir_all(copy.join("lib")).unwrap();
+        fs::remove_file(copy.join("link")).unwrap();
+        fs::remove_file(copy.join("run")).unwrap();
+        assert_eq!(verify(&layout, &artifact), Ok(4));
+        assert_eq!(fs::read_to_string(copy.join("link")).unwrap(), "one");
+        assert_eq!(verify(&layout, &artifact), Ok(0));
+        assert!(copy.join("added").exists());
+        assert_eq!(fs::read_dir(copy.join("..")).unwrap().count(), 3, "tree, manifest, kept");
+    }
+
+    #[test]
+    fn bytes_that_cannot_come_back_are_refused_until_the_next_import() {
+        let (_dir, layout, source) = world();
+        let artifact = import(&layout, &source, "dist".into()).unwrap();
+        let copy = copy_of(&layout, &artifact);
+        let file = copy.join("lib/a.txt");
+        type Spoil = fn(&Path);
+        let cases: [(&str, Spoil); 4] = [
+            ("was changed since it was deployed", |file| {
+                fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+                fs::write(file, "bad").unwrap();
+            }),
+            ("right to execute", |file| {
+                fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+            }),
+            ("something else", |file| {
+                fs::remove_file(file).unwrap();
+                fs::create_dir(file).unwrap();
+            }),
+            // A folder that leads elsewhere: nothing is written there.
+            ("something else", |file| {
+                let lib = file.parent().unwrap();
+                fs::remove_dir_all(lib).unwrap();
+                symlink("..", lib).unwrap();
+            }),
+        ];
+        for (expect, spoil) in cases {
+            spoil(&file);
+            let refusal = verify(&layout, &artifact).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::ArtifactChanged);
+            assert!(refusal.text.contains(expect) && refusal.text.contains("lib"), "{}", refusal.text);
+            assert!(refusal.text.contains("cannot be put back"), "{}", refusal.text);
+            import(&layout, &source, "dist".into()).unwrap();
+            assert_eq!(verify(&layout, &artifact), Ok(0), "a new import heals the copy");
+        }
     }
 
     #[test]

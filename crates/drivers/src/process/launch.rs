@@ -38,7 +38,13 @@ impl Launch {
     ) -> Result<Self, Refusal> {
         let run = &revision.template.run;
         if let Some(artifact) = &run.artifact {
-            artifact::verify(&context.layout, artifact)?;
+            let put_back = artifact::verify(&context.layout, artifact)?;
+            if put_back > 0 {
+                let (name, path) = (key.name(app), artifact.path.escape_debug());
+                log_line!(
+                    "trundle: {put_back} changed entries in the copy of {path} are as deployed again, for {name}"
+                );
+            }
         }
         let (command, cwd) = place(context, run);
         if !cwd.is_dir() {
