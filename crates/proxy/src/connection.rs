@@ -17,7 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::body::{BodyFault, earlier};
-use crate::counts::{AppCell, EndpointRow, VersionRow};
+use crate::classes::AppCell;
+use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::LiveEndpoint;
 use crate::exchange::Exchange;
 use crate::forward;

@@ -7,6 +7,8 @@
 //! What was in flight when a process died is moved to the app's `proxy_killed` by its successor exactly once: the move
 //! is written down in the header as absolute values before it is made, and done again if the successor dies in it.
 
+mod settle;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,6 +16,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
+use crate::classes::AppCell;
 use crate::stats::{BUCKETS, Histogram, bucket_of};
 use crate::sys::Words;
 
@@ -47,70 +50,6 @@ const KIND_FREE: u64 = 0;
 const KIND_APP: u64 = 1;
 const KIND_VERSION: u64 = 2;
 const KIND_ENDPOINT: u64 = 3;
-
-/// Why a request was lost. The order is that of the words in the file: only ever append.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
-    NoEndpoint,
-    ConnectFailed,
-    BadResponse,
-    ResponseTimeout,
-    ProxyStopped,
-    ProxyKilled,
-}
-
-impl Lost {
-    pub const ALL: [Self; 6] = [
-        Self::NoEndpoint,
-        Self::ConnectFailed,
-        Self::BadResponse,
-        Self::ResponseTimeout,
-        Self::ProxyStopped,
-        Self::ProxyKilled,
-    ];
-
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoEndpoint => "no_endpoint",
-            Self::ConnectFailed => "connect_failed",
-            Self::BadResponse => "bad_response",
-            Self::ResponseTimeout => "response_timeout",
-            Self::ProxyStopped => "proxy_stopped",
-            Self::ProxyKilled => "proxy_killed",
-        }
-    }
-}
-
-/// A word of an app's row.
-#[derive(Debug, Clone, Copy)]
-pub enum AppCell {
-    Crashed,
-    Cut,
-    Told,
-    AppErrors,
-    Rejected,
-    Retried,
-    /// Answers of versions whose rows were given to newer ones.
-    Forgotten,
-    Lost(Lost),
-}
-
-impl AppCell {
-    fn offset(self) -> usize {
-        CELLS
-            + match self {
-                Self::Crashed => 0,
-                Self::Cut => 1,
-                Self::Told => 2,
-                Self::AppErrors => 3,
-                Self::Rejected => 4,
-                Self::Retried => 5,
-                Self::Forgotten => 6,
-                Self::Lost(reason) => 8 + reason as usize,
-            }
-    }
-}
 
 /// Index of an (app) or (app, version) row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +134,7 @@ impl Counts {
     // --- on the path of a request -------------------------------------------------------------------------------
 
     pub fn app_cell(&self, app: VersionRow, cell: AppCell) -> &AtomicU64 {
-        self.word(Self::version_at(app) + cell.offset())
+        self.word(Self::version_at(app) + CELLS + cell.offset())
     }
 
     /// Counts a complete answer and how long it took.
@@ -372,40 +311,6 @@ impl Counts {
         bytes.truncate(len);
         String::from_utf8_lossy(&bytes).into_owned()
     }
-
-    // --- after a death ------------------------------------------------------------------------------------------
-
-    fn settle_killed(&self) {
-        self.finish_intent();
-        for row in (0..ENDPOINT_ROWS as u32).map(EndpointRow) {
-            let at = Self::endpoint_at(row);
-            let left = self.in_flight(row).load(Relaxed);
-            if self.word(at).load(Relaxed) != KIND_ENDPOINT || left == 0 {
-                continue;
-            }
-            let key = self.key(at);
-            let app = key.split('\0').next().unwrap_or_default();
-            let Some(app_row) = self.bind_app(app, &[]) else { continue };
-            let killed = self.app_cell(app_row, AppCell::Lost(Lost::ProxyKilled)).load(Relaxed);
-            self.word(INTENT_APP).store(u64::from(app_row.0), Relaxed);
-            self.word(INTENT_VALUE).store(killed + left, Relaxed);
-            self.word(INTENT_ROW).store(u64::from(row.0) + 1, Release);
-            self.finish_intent();
-        }
-    }
-
-    /// Absolute stores only: doing it twice is doing it once.
-    fn finish_intent(&self) {
-        let row = self.word(INTENT_ROW).load(Relaxed);
-        let app = self.word(INTENT_APP).load(Relaxed);
-        if (1..=ENDPOINT_ROWS as u64).contains(&row) && app < VERSION_ROWS as u64 {
-            let value = self.word(INTENT_VALUE).load(Relaxed);
-            let killed = self.app_cell(VersionRow(app as u32), AppCell::Lost(Lost::ProxyKilled));
-            killed.store(value, Release);
-            self.in_flight(EndpointRow(row as u32 - 1)).store(0, Release);
-        }
-        self.word(INTENT_ROW).store(0, Release);
-    }
 }
 
 fn open_file(path: &Path, create: bool) -> io::Result<File> {
@@ -419,36 +324,6 @@ mod tests {
 
     fn open(path: &Path) -> Counts {
         Counts::open(path).unwrap().0
-    }
-
-    fn killed(counts: &Counts) -> u64 {
-        let row = counts.bind_app("web", &[]).unwrap();
-        counts.app_cell(row, AppCell::Lost(Lost::ProxyKilled)).load(SeqCst)
-    }
-
-    #[test]
-    fn what_was_in_flight_is_counted_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("proxy-counts");
-        let counts = open(&path);
-        let row = counts.bind_endpoint("web", "web-1-1", "a").unwrap();
-        counts.in_flight(row).fetch_add(3, SeqCst);
-        drop(counts);
-        for _ in 0..3 {
-            let counts = open(&path);
-            assert_eq!(killed(&counts), 3);
-            assert_eq!(counts.bind_endpoint("web", "web-1-1", "a"), Some(row));
-        }
-        // A death between the two stores of a settlement: the next one finishes it, and does not add again.
-        let counts = open(&path);
-        counts.in_flight(row).store(2, SeqCst);
-        let app_row = counts.bind_app("web", &[]).unwrap();
-        counts.word(INTENT_APP).store(u64::from(app_row.0), SeqCst);
-        counts.word(INTENT_VALUE).store(5, SeqCst);
-        counts.word(INTENT_ROW).store(u64::from(row.0) + 1, SeqCst);
-        counts.app_cell(app_row, AppCell::Lost(Lost::ProxyKilled)).store(5, SeqCst);
-        drop(counts);
-        assert_eq!(killed(&open(&path)), 5);
     }
 
     #[test]

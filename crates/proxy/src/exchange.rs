@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use crate::counts::{AppCell, Lost};
+use crate::classes::{AppCell, Lost};
 use crate::endpoint::{Claim, Flag};
 use crate::pool::Upstream;
 use crate::worker::Worker;

@@ -19,8 +19,8 @@ use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
 use crate::body::{BodyFault, RequestBody, ResponseBody};
+use crate::classes::{AppCell, Lost};
 use crate::connection::{Connection, Expired};
-use crate::counts::{AppCell, Lost};
 use crate::endpoint::Flag;
 use crate::exchange::Exchange;
 use crate::headers::{self, Origin};

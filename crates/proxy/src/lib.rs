@@ -6,8 +6,8 @@
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
 //! control socket; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `stream`, `body` carry
-//! requests, `linger` lets early answers arrive; `endpoint` holds the proof of a drain; `counts` survives the process;
-//! `holder` keeps the listening sockets.
+//! requests, `linger` lets early answers arrive; `endpoint` holds the proof of a drain; `counts` survives the process,
+//! `classes` names what it counts; `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -24,6 +24,7 @@ pub mod stats;
 pub mod table;
 
 mod body;
+mod classes;
 mod connection;
 mod counts;
 mod director;

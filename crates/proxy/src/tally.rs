@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::counts::{AppCell, Counts, Lost, VersionRow};
+use crate::classes::{AppCell, Lost};
+use crate::counts::{Counts, VersionRow};
 use crate::endpoint::LiveEndpoint;
 use crate::stats::{AppStats, EndpointStats, Stats};
 use crate::table::Table;

@@ -1,0 +1,65 @@
+//! The classes in which a request can end that is not simply answered, and where an app's row counts them.
+
+/// Why a request was lost. The order is that of the words in the file: only ever append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    NoEndpoint,
+    ConnectFailed,
+    BadResponse,
+    ResponseTimeout,
+    ProxyStopped,
+    ProxyKilled,
+}
+
+impl Lost {
+    pub const ALL: [Self; 6] = [
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::BadResponse,
+        Self::ResponseTimeout,
+        Self::ProxyStopped,
+        Self::ProxyKilled,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::BadResponse => "bad_response",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ProxyStopped => "proxy_stopped",
+            Self::ProxyKilled => "proxy_killed",
+        }
+    }
+}
+
+/// A word of an app's row.
+#[derive(Debug, Clone, Copy)]
+pub enum AppCell {
+    Crashed,
+    Cut,
+    Told,
+    AppErrors,
+    Rejected,
+    Retried,
+    /// Answers of versions whose rows were given to newer ones.
+    Forgotten,
+    Lost(Lost),
+}
+
+impl AppCell {
+    /// Its place among the words of the row. These are in files of older versions: only ever append.
+    pub fn offset(self) -> usize {
+        match self {
+            Self::Crashed => 0,
+            Self::Cut => 1,
+            Self::Told => 2,
+            Self::AppErrors => 3,
+            Self::Rejected => 4,
+            Self::Retried => 5,
+            Self::Forgotten => 6,
+            Self::Lost(reason) => 8 + reason as usize,
+        }
+    }
+}
