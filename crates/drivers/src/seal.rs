@@ -24,8 +24,6 @@ const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 /// Names the format, so that another one can follow it.
 const MAGIC: &[u8] = b"trundle-sealed-1\n";
-/// The name of the key among systemd's credentials.
-const CREDENTIAL: &str = "trundle-seal-key";
 /// A sealed file is an environment: the kernel takes no greater one.
 const SEALED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
@@ -54,15 +52,10 @@ pub(crate) struct Sealer {
 }
 
 impl Sealer {
-    /// With systemd's credential if there is one, else the key file of the state directory, made if missing.
+    /// With the key file of the state directory, made if missing. It is the only place of the key: command line and
+    /// daemon must have the same one.
     pub fn open(layout: &Layout) -> Result<Self, SealError> {
-        let credential =
-            std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(CREDENTIAL));
-        let key = match credential.filter(|path| path.exists()) {
-            Some(path) => read_key(&path)?,
-            None => own_key(&layout.seal_key())?,
-        };
-        Ok(Self { layout: layout.clone(), key })
+        Ok(Self { layout: layout.clone(), key: own_key(&layout.seal_key())? })
     }
 
     /// Writes the values and answers what a revision keeps of them. The same values give the same answer.
@@ -155,15 +148,23 @@ fn mac(key: &[u8], message: &[u8]) -> [u8; KEY_BYTES] {
 fn own_key(path: &Path) -> Result<[u8; KEY_BYTES], SealError> {
     match read_key(path) {
         Err(SealError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            let key: [u8; KEY_BYTES] = random()?;
-            durable::write(path, &key, 0o600).map_err(|source| SealError::Io {
-                what: "write",
-                path: path.to_owned(),
-                source,
-            })?;
-            Ok(key)
+            let nonce: [u8; 8] = random()?;
+            make_key(path, &path.with_extension(hex(&nonce)), &random()?)
+                .map_err(|source| SealError::Io { what: "write", path: path.to_owned(), source })?;
+            read_key(path)
         }
         other => other,
+    }
+}
+
+/// Two that need the first key at the same time must end with one: whoever names it first.
+fn make_key(path: &Path, aside: &Path, key: &[u8; KEY_BYTES]) -> io::Result<()> {
+    durable::write(aside, key, 0o600)?;
+    let named = fs::hard_link(aside, path);
+    fs::remove_file(aside)?;
+    match named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => durable::sync_folder(path.parent().unwrap_or(Path::new("/"))),
     }
 }
 
@@ -191,6 +192,19 @@ mod tests {
     fn values(password: &str) -> BTreeMap<EnvKey, (SealedOrigin, Secret)> {
         let key: EnvKey = "DB_PASSWORD".parse().unwrap();
         [(key, (SealedOrigin::Secret, Secret::new(password.to_owned())))].into()
+    }
+
+    #[test]
+    fn all_who_come_first_have_one_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let keys: std::collections::BTreeSet<_> = std::thread::scope(|scope| {
+            let openers: Vec<_> =
+                (0..16).map(|_| scope.spawn(|| Sealer::open(&layout).unwrap().key)).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+        });
+        assert_eq!(keys.len(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn log_file(state_dir: &Path, name: &str) -> io::Result<File> {
 
 /// What a process that lives long gets of the environment of a command: not the secrets that a deploy was given.
 pub fn handed_on() -> impl Iterator<Item = (OsString, OsString)> {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 13] = [
         "PATH",
         "HOME",
         "USER",
@@ -40,7 +40,6 @@ pub fn handed_on() -> impl Iterator<Item = (OsString, OsString)> {
         "TZ",
         "TMPDIR",
         "XDG_STATE_HOME",
-        "CREDENTIALS_DIRECTORY",
         "RUST_BACKTRACE",
         "RUST_LOG",
     ];
