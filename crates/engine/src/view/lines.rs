@@ -5,6 +5,7 @@ use trundle_core::event::{Action, Command, Event, Fact, Outcome, StartPurpose, S
 use trundle_core::ids::InstanceKey;
 use trundle_core::state::AppState;
 
+use crate::engine::App;
 use crate::journal::Entry;
 
 /// `{"at": RFC 3339, "n": …, "type": …, "text": …}` and the instance and revision it is about.
@@ -21,15 +22,15 @@ pub struct Line {
     pub text: String,
 }
 
-/// The line of an entry; None for what only matters to the books. `state` is a state that knows the revisions.
-pub fn line(entry: &Entry, state: &AppState, time_text: fn(u64) -> String) -> Option<Line> {
-    let (kind, instance, text) = words(&entry.event, state)?;
+/// The line of an entry; None for what only matters to the books. `app` is the app after it, or later.
+pub fn line(entry: &Entry, app: &App, time_text: fn(u64) -> String) -> Option<Line> {
+    let (kind, instance, text) = words(&entry.event, app)?;
     Some(Line {
         at: time_text(entry.wall_ms),
         n: entry.n,
         kind: kind.to_owned(),
         app: entry.app.to_string(),
-        rollout: state.last_rollout().map(|r| r.id.0),
+        rollout: app.state.last_rollout().map(|r| r.id.0),
         instance: instance.map(|key| key.name(&entry.app)),
         revision: instance.map(|key| key.revision.0),
         text,
@@ -38,10 +39,11 @@ pub fn line(entry: &Entry, state: &AppState, time_text: fn(u64) -> String) -> Op
 
 type Words = (&'static str, Option<InstanceKey>, String);
 
-fn words(event: &Event, state: &AppState) -> Option<Words> {
+fn words(event: &Event, app: &App) -> Option<Words> {
+    let state = &app.state;
     match event {
         Event::Commanded { by, command } => command_words(by, command, state),
-        Event::Decided(action) => Some(action_words(action, state)),
+        Event::Decided(action) => Some(action_words(action, app)),
         Event::Observed { instance, fact } => fact_words(*instance, fact, state),
         Event::Evidence { .. } | Event::Counted { .. } => None,
         Event::Rebooted => Some(("rebooted", None, "the machine was started anew".to_owned())),
@@ -53,7 +55,10 @@ fn words(event: &Event, state: &AppState) -> Option<Words> {
 
 fn command_words(by: &str, command: &Command, state: &AppState) -> Option<Words> {
     let (kind, text) = match command {
-        Command::Configure { settings } => ("configured", format!("{} replicas", settings.replicas)),
+        Command::Configure { settings } => {
+            let replicas = if settings.replicas == 1 { "replica" } else { "replicas" };
+            ("configured", format!("{} {replicas}", settings.replicas))
+        }
         Command::AddRevision { .. } => return None,
         Command::Roll { rollout, target, .. } => (
             "rollout",
@@ -69,14 +74,16 @@ fn command_words(by: &str, command: &Command, state: &AppState) -> Option<Words>
     Some((kind, None, text))
 }
 
-fn action_words(action: &Action, state: &AppState) -> Words {
+fn action_words(action: &Action, app: &App) -> Words {
+    let state = &app.state;
     let name = |key: &InstanceKey| format!("{} ({})", key.name(state.app()), state.version_of(key.revision));
     match action {
         Action::Start { instance, purpose } => {
-            let why = match purpose {
-                StartPurpose::Roll => "",
-                StartPurpose::Repair => " in place of one that died",
+            let repairs = match purpose {
+                StartPurpose::Repair => true,
+                StartPurpose::Roll => app.chronicle.repairs.contains(instance),
             };
+            let why = if repairs { " in place of one that died" } else { "" };
             ("start", Some(*instance), format!("starts {}{why}", name(instance)))
         }
         Action::Drain { instance, purpose } => {

@@ -1,24 +1,56 @@
 //! What people and scripts see of an app: built from the state, the same with a daemon and without one.
 
 mod changed;
+mod failure;
+mod history;
 mod lines;
+mod traffic;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use trundle_core::event::{Evidence, FailureCause, Requests};
+use trundle_core::Millis;
+use trundle_core::event::Requests;
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
-use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Rollout};
+use trundle_core::state::{AppState, Instance, Phase, Request, Rollout};
 
 use crate::engine::App;
 
 pub use changed::{Changed, changed};
+pub use failure::{Failure, ProbeStatus, failure};
+pub use history::{History, HistoryRevision, HistoryRow, history};
 pub use lines::{Line, line};
+pub use traffic::{Latency, Traffic, requests_of};
+
+/// The moment that a view is of.
+#[derive(Debug, Clone, Copy)]
+pub enum AsOf {
+    /// A daemon watches: the journal's clock, and the one people read.
+    Now { watched_ms: Millis, wall_ms: u64 },
+    /// Nobody watches: no time has passed since the last record.
+    LastRecord,
+}
+
+impl AsOf {
+    fn of(self, state: &AppState) -> Cow<'_, AppState> {
+        match self {
+            Self::Now { watched_ms, .. } if watched_ms > state.now() => {
+                let mut later = state.clone();
+                later.advance(watched_ms);
+                Cow::Owned(later)
+            }
+            Self::Now { .. } | Self::LastRecord => Cow::Borrowed(state),
+        }
+    }
+}
 
 /// `status --json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     pub app: String,
+    /// Of which moment all this is, RFC 3339: now, or without a daemon that of the last record.
+    pub as_of: Option<String>,
     pub replicas: u32,
     pub down: bool,
     pub revisions: Vec<RevisionStatus>,
@@ -30,14 +62,19 @@ pub struct Status {
     pub ceiling: u32,
     pub available: u32,
     pub live: u32,
+    /// Since the rollout began; None where there was nothing to keep available.
     pub lowest_available: Option<u32>,
     pub highest_total: Option<u32>,
     pub peak_mix: BTreeMap<String, u32>,
-    pub requests: Requests,
+    /// Since the rollout began; None when nobody can tell.
+    pub requests: Option<Requests>,
     /// By version, of all answers that were counted: not of this rollout alone.
     pub latency: BTreeMap<String, Latency>,
     pub instances: Vec<InstanceStatus>,
     pub listen: Vec<String>,
+    /// Of `pause`, `resume`, `abort` and `rollback` those that would do something now.
+    #[serde(default)]
+    pub allowed: Vec<String>,
     /// What keeps Trundle itself from working, if anything.
     pub trouble: Option<String>,
 }
@@ -83,83 +120,38 @@ pub struct InstanceStatus {
     pub available: bool,
 }
 
-/// The failure card as data.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Failure {
-    pub instance: String,
-    pub revision: u32,
-    pub version: String,
-    pub gate: String,
-    /// One line: what happened.
-    pub cause: String,
-    /// How many failed alike.
-    pub count: u32,
-    pub after_ms: u64,
-    pub exit_code: Option<i32>,
-    pub signal: Option<i32>,
-    /// `artifact_changed`, `not_found` … when it could not even start.
-    pub refused: Option<String>,
-    pub probe: Option<ProbeStatus>,
-    pub logs: Vec<String>,
-    pub changed: Option<Changed>,
-    pub base_version: Option<String>,
-    pub base_shows_it_too: Option<bool>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ProbeStatus {
-    pub request: String,
-    pub status: Option<u16>,
-    pub body: Option<String>,
-    pub error: Option<String>,
-}
-
-/// From the first byte of a request to the last byte of its answer, as the router saw it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    pub count: u64,
-    pub p50_ms: f64,
-    pub p90_ms: f64,
-    pub p99_ms: f64,
-    pub p999_ms: f64,
-}
-
-/// What the router knows at this moment.
-#[derive(Debug, Clone, Default)]
-pub struct Traffic {
-    /// None: nobody can tell now.
-    pub requests: Option<Requests>,
-    pub in_flight: BTreeMap<InstanceKey, u64>,
-    pub latency: BTreeMap<String, Latency>,
-}
-
 /// The present of one app. `time_text` writes milliseconds since 1970 as RFC 3339.
-pub fn status(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> Status {
-    let state = &app.state;
+pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> String) -> Status {
+    let state = &*as_of.of(&app.state);
     let budget = state.budget();
     let rollout = state.last_rollout();
-    let first = rollout.is_some_and(|r| r.from.is_none());
+    let (lowest_available, highest_total) = rollout.map(|r| watermarks(app, r)).unwrap_or_default();
     let reasons: Vec<_> = trundle_core::decide::decide(state)
         .reasons
         .into_iter()
         .map(|r| reason_json(r, traffic, state))
         .chain(unstartable(app))
         .collect();
+    let wall_ms = match as_of {
+        AsOf::Now { wall_ms, .. } => Some(wall_ms),
+        AsOf::LastRecord => app.chronicle.last_wall_ms,
+    };
     Status {
         app: state.app().to_string(),
+        as_of: wall_ms.map(time_text),
         replicas: state.settings().map_or(0, |s| s.replicas),
         down: state.is_down(),
         revisions: revisions(state),
-        rollout: rollout.map(|r| rollout_status(app, r, reasons.clone(), time_text)),
+        rollout: rollout.map(|r| rollout_status(app, state, r, reasons.clone(), time_text)),
         reasons,
         floor: budget.floor(),
         ceiling: budget.ceiling(),
         available: state.totals().available(),
         live: state.totals().live(),
-        lowest_available: rollout.filter(|_| !first).map(|r| r.lowest_available),
-        highest_total: rollout.filter(|_| !first).map(|r| r.highest_total),
+        lowest_available,
+        highest_total,
         peak_mix: rollout.map(|r| peak_mix(state, &r.peak_mix)).unwrap_or_default(),
-        requests: rollout.map(|r| requests_of(r, traffic)).unwrap_or_default(),
+        requests: rollout.and_then(|r| requests_of(app, r, traffic)),
         latency: traffic.latency.clone(),
         instances: state.instances().map(|i| instance_status(state, i, traffic)).collect(),
         listen: state
@@ -167,15 +159,55 @@ pub fn status(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> Sta
             .and_then(|s| s.listen.as_ref())
             .map(|l| l.http.iter().map(|a| format!("http://{a}")).chain(l.unix.clone()).collect())
             .unwrap_or_default(),
+        allowed: allowed(state),
         trouble: app.router_trouble.clone(),
     }
 }
 
-/// Those of one rollout: from its beginning to its end, or to now.
-pub fn requests_of(rollout: &Rollout, traffic: &Traffic) -> Requests {
-    let before = rollout.requests_before.clone().unwrap_or_default();
-    let after = rollout.requests_after.as_ref().or(traffic.requests.as_ref());
-    after.map(|now| now.since(&before)).unwrap_or_default()
+impl Status {
+    /// Without what time alone moves: when this changes, something happened.
+    #[must_use]
+    pub fn still(&self) -> Self {
+        let mut still = self.clone();
+        still.as_of = None;
+        let of_rollout = still.rollout.as_mut().map(|rollout| {
+            rollout.duration_ms = 0;
+            &mut rollout.reasons
+        });
+        for reason in still.reasons.iter_mut().chain(of_rollout.into_iter().flatten()) {
+            if let Some(object) = reason.as_object_mut()
+                && object.remove("left_ms").is_some()
+            {
+                object.remove("text");
+            }
+        }
+        still
+    }
+
+    /// Time goes by for somebody: a rollout that is open, or a wait with an end.
+    pub fn is_timed(&self) -> bool {
+        let open = self.rollout.as_ref().is_some_and(|r| r.ended_at.is_none());
+        open || self.reasons.iter().any(|reason| reason.get("left_ms").is_some())
+    }
+}
+
+/// The lowest availability and the most alive. On an app's first rollout, or after `down`, nothing had to be kept.
+fn watermarks(app: &App, rollout: &Rollout) -> (Option<u32>, Option<u32>) {
+    if rollout.from.is_none() || app.chronicle.from_nothing.contains(&rollout.id) {
+        return (None, None);
+    }
+    (Some(rollout.lowest_available), Some(rollout.highest_total))
+}
+
+fn allowed(state: &AppState) -> Vec<String> {
+    let requests = [
+        ("pause", Request::Pause),
+        ("resume", Request::Resume),
+        ("abort", Request::Abort),
+        ("rollback", Request::Rollback(None)),
+    ];
+    let does = |request: &Request| state.permit(request).is_ok_and(|step| !step.commands.is_empty());
+    requests.iter().filter(|(_, r)| does(r)).map(|(word, _)| (*word).to_owned()).collect()
 }
 
 pub fn peak_mix(state: &AppState, mix: &BTreeMap<RevisionNumber, u32>) -> BTreeMap<String, u32> {
@@ -207,11 +239,11 @@ fn revisions(state: &AppState) -> Vec<RevisionStatus> {
 
 fn rollout_status(
     app: &App,
+    state: &AppState,
     rollout: &Rollout,
     reasons: Vec<serde_json::Value>,
     time_text: fn(u64) -> String,
 ) -> RolloutStatus {
-    let state = &app.state;
     let wall = |map: &BTreeMap<RolloutId, u64>| map.get(&rollout.id).copied().map(time_text);
     RolloutStatus {
         id: rollout.id.0,
@@ -226,78 +258,11 @@ fn rollout_status(
         by: rollout.by.clone(),
         started_at: wall(&app.chronicle.began),
         ended_at: wall(&app.chronicle.ended),
-        duration_ms: rollout.ended_at.unwrap_or(state.now()) - rollout.opened_at,
+        duration_ms: duration_ms(state, rollout),
         failures: u32::try_from(rollout.records.len()).unwrap_or(u32::MAX),
         reasons: if rollout.state.is_terminal() && rollout.cause.is_none() { Vec::new() } else { reasons },
         failure: rollout.records.last().map(|record| failure(state, rollout, record)),
     }
-}
-
-/// The newest failure of a rollout, with what changed since the version that ran before.
-pub fn failure(state: &AppState, rollout: &Rollout, record: &FailureRecord) -> Failure {
-    let evidence = record.evidence.clone().unwrap_or_default();
-    let number = record.instance.revision;
-    let before = state.base().filter(|b| *b != number).or(rollout.from).filter(|b| *b != number);
-    let templates = before.and_then(|b| state.revision(b)).zip(state.revision(number));
-    let (exit_code, signal) = match &record.cause {
-        FailureCause::Exited(exit) => (exit.code, exit.signal),
-        FailureCause::Refused { .. }
-        | FailureCause::NotReady { .. }
-        | FailureCause::Unstable { .. }
-        | FailureCause::NotLive => (None, None),
-    };
-    Failure {
-        instance: record.instance.name(state.app()),
-        revision: number.0,
-        version: state.version_of(number),
-        gate: record.cause.gate().to_owned(),
-        cause: cause_line(&record.cause, &evidence),
-        count: u32::try_from(rollout.records.len()).unwrap_or(u32::MAX),
-        after_ms: record.after_ms,
-        exit_code,
-        signal,
-        refused: match &record.cause {
-            FailureCause::Refused { code, .. } => Some(json_word(code)),
-            _ => None,
-        },
-        probe: evidence.probe.map(|p| ProbeStatus {
-            request: p.request,
-            status: p.status,
-            body: p.body,
-            error: p.error,
-        }),
-        logs: evidence.logs,
-        changed: templates.map(|(old, new)| changed(&old.template, &new.template)),
-        base_version: before.map(|b| state.version_of(b)),
-        base_shows_it_too: evidence.base_shows_it_too,
-    }
-}
-
-/// `not ready after 5 s: GET /ready answered 503 "too many connections"`, `exited with code 3: KeyError: 'CURRENCY'`.
-fn cause_line(cause: &FailureCause, evidence: &Evidence) -> String {
-    if let FailureCause::Exited(_) = cause {
-        // What a process says last is most often why it ends.
-        let last = evidence.logs.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty());
-        let said = last.map(|line| format!(": {}", line.chars().take(120).collect::<String>()));
-        return cause.text() + &said.unwrap_or_default();
-    }
-    let probe = match (&evidence.probe, cause) {
-        (
-            Some(probe),
-            FailureCause::NotReady { .. } | FailureCause::Unstable { .. } | FailureCause::NotLive,
-        ) => probe,
-        _ => return cause.text(),
-    };
-    let answer = match (probe.status, &probe.error, &probe.body) {
-        (Some(status), _, Some(body)) if !body.trim().is_empty() => {
-            let line: String = body.trim().lines().next().unwrap_or_default().chars().take(120).collect();
-            format!("answered {status} \"{line}\"")
-        }
-        (Some(status), _, _) => format!("answered {status}"),
-        (None, Some(error), _) => error.clone(),
-        (None, None, _) => "gave no answer".to_owned(),
-    };
-    format!("{}: {} {answer}", cause.text(), probe.request)
 }
 
 fn instance_status(state: &AppState, instance: &Instance, traffic: &Traffic) -> InstanceStatus {
@@ -354,70 +319,10 @@ pub fn json_word(value: &impl Serialize) -> String {
     }
 }
 
-/// One row of `history`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct HistoryRow {
-    pub rollout: u32,
-    pub from_version: Option<String>,
-    pub to: u32,
-    pub to_version: String,
-    pub state: String,
-    pub kind: String,
-    pub by: String,
-    pub started_at: Option<String>,
-    pub duration_ms: u64,
-    pub requests: Requests,
-    pub lowest_available: Option<u32>,
-    pub highest_total: Option<u32>,
-    pub peak_mix: BTreeMap<String, u32>,
-    pub cause: Option<String>,
-    pub failure: Option<Failure>,
+/// From its beginning to its end, or to now.
+fn duration_ms(state: &AppState, rollout: &Rollout) -> Millis {
+    rollout.ended_at.unwrap_or(state.now()).saturating_sub(rollout.opened_at)
 }
 
-/// `history --json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct History {
-    pub app: String,
-    pub revisions: Vec<HistoryRevision>,
-    pub rollouts: Vec<HistoryRow>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct HistoryRevision {
-    pub revision: u32,
-    pub version: String,
-    pub added_at: Option<String>,
-    pub succeeded: bool,
-    pub bad: bool,
-    pub current: bool,
-}
-
-pub fn history(app: &App, traffic: &Traffic, time_text: fn(u64) -> String) -> History {
-    let state = &app.state;
-    let revisions = state.revisions().keys().map(|number| HistoryRevision {
-        revision: number.0,
-        version: state.version_of(*number),
-        added_at: app.chronicle.added.get(number).copied().map(time_text),
-        succeeded: state.has_succeeded(*number),
-        bad: state.is_bad(*number),
-        current: state.target() == Some(*number),
-    });
-    let rollouts = state.rollouts().values().map(|rollout| HistoryRow {
-        rollout: rollout.id.0,
-        from_version: rollout.from.map(|f| state.version_of(f)),
-        to: rollout.to.0,
-        to_version: state.version_of(rollout.to),
-        state: json_word(&rollout.state),
-        kind: json_word(&rollout.kind),
-        by: rollout.by.clone(),
-        started_at: app.chronicle.began.get(&rollout.id).copied().map(time_text),
-        duration_ms: rollout.ended_at.unwrap_or(state.now()) - rollout.opened_at,
-        requests: requests_of(rollout, traffic),
-        lowest_available: rollout.from.map(|_| rollout.lowest_available),
-        highest_total: rollout.from.map(|_| rollout.highest_total),
-        peak_mix: peak_mix(state, &rollout.peak_mix),
-        cause: rollout.cause.as_ref().map(|c| c.text()),
-        failure: rollout.records.last().map(|record| failure(state, rollout, record)),
-    });
-    History { app: state.app().to_string(), revisions: revisions.collect(), rollouts: rollouts.collect() }
-}
+#[cfg(test)]
+mod tests;

@@ -81,11 +81,10 @@ impl Client {
         self.post("/v1/down", &by).await
     }
 
-    /// What happens, as it happens.
-    /// With a rollout: from its beginning.
-    pub async fn watch(&self, app: &str, rollout: Option<u32>) -> Result<Watch, ClientError> {
-        let since = rollout.map(|id| format!("?rollout={id}")).unwrap_or_default();
-        let body = self.call("GET", &format!("/v1/apps/{app}/watch{since}"), Bytes::new()).await?;
+    /// What happens, as it happens. With `after`: what happened since the line of that number first.
+    pub async fn watch(&self, app: &str, after: Option<u64>) -> Result<Watch, ClientError> {
+        let after = after.map(|n| format!("?after={n}")).unwrap_or_default();
+        let body = self.call("GET", &format!("/v1/apps/{app}/watch{after}"), Bytes::new()).await?;
         Ok(Watch { body, rest: Vec::new() })
     }
 

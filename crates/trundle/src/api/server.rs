@@ -18,10 +18,12 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast, mpsc};
-use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::Millis;
+use trundle_core::event::{Command, Requests};
+use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
 use trundle_core::settings::Listen;
 use trundle_core::state::Request;
-use trundle_engine::view::{self, Line, Status};
+use trundle_engine::view::{self, AsOf, Line, Status};
 use trundle_engine::{Denied, Input};
 
 use super::types::{Ask, DaemonInfo, Problem, StatusLine, StatusWord, Told, Watched};
@@ -30,6 +32,8 @@ use crate::daemon::{DaemonError, Handle, Message, Traffic};
 
 /// Between two looks for a watcher.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
+/// A watcher is told at least this often how time goes by.
+const TIME_EVERY: Duration = Duration::from_secs(1);
 /// A `down` of everything waits this long for the last instance.
 const LONGEST_DOWN: Duration = Duration::from_secs(600);
 
@@ -128,7 +132,22 @@ async fn ask(
     if let Request::Deploy(deploy) = &ask.request {
         door_is_free(&served.handle, &app, deploy.settings.listen.clone()).await?;
     }
+    if let Request::Rollback(Some(revision)) = ask.request {
+        is_known(&served.handle, &app, revision).await?;
+    }
     tell_engine(&served.handle, app, ask.by, ask.request).await.map(Json)
+}
+
+/// A revision that never was is a slip of the asker; no other state of the app would allow it.
+async fn is_known(handle: &Handle, app: &AppName, revision: RevisionNumber) -> Result<(), Failed> {
+    let name = app.clone();
+    let known =
+        handle.look(move |engine| Some(engine.apps().get(&name)?.state.revisions().contains_key(&revision)));
+    if known.await.flatten() == Some(false) {
+        let text = format!("{app} has no revision {revision}; see `trundle history {app}`");
+        return Err(problem(StatusCode::BAD_REQUEST, text));
+    }
+    Ok(())
 }
 
 /// A listen address that somebody else holds is refused before anything starts.
@@ -157,12 +176,15 @@ async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request
     let reply = Box::new(move |said| {
         let _ = answer.send(said);
     });
+    let after = handle.lines().0.last().map_or(0, |line| line.n);
     handle.send(Message::Input(Input::Request { app, by, request, reply }));
     match asked.await {
         Ok(Ok(step)) => Ok(Told {
             rollout: step.rollout.map(|r| r.0),
             says: step.says,
             unchanged: step.commands.is_empty(),
+            began: step.commands.iter().any(|command| matches!(command, Command::Roll { .. })),
+            after,
         }),
         Ok(Err(denied)) => {
             let status = match denied {
@@ -179,7 +201,10 @@ async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request
 
 async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
     let Some(stats) = traffic.stats().await else { return view::Traffic::default() };
-    let Some(of_app) = stats.apps.get(app.as_str()) else { return view::Traffic::default() };
+    // It was never asked to route this one.
+    let Some(of_app) = stats.apps.get(app.as_str()) else {
+        return view::Traffic { requests: Some(Requests::default()), ..view::Traffic::default() };
+    };
     let in_flight = of_app.endpoints.iter();
     view::Traffic {
         requests: Some(crate::daemon::requests(of_app)),
@@ -208,14 +233,18 @@ fn latency(histogram: &trundle_proxy::Histogram) -> view::Latency {
 async fn status_of(handle: &Handle, traffic: &Traffic, app: AppName) -> Option<Status> {
     let traffic = traffic_of(traffic, &app).await;
     handle
-        .look(move |engine| {
+        .look_now(move |engine, now| {
             let known = engine.apps().get(&app)?;
-            let mut status = view::status(known, &traffic, clock::rfc3339);
+            let mut status = view::status(known, &traffic, as_of(now), clock::rfc3339);
             status.trouble = engine.trouble().map(str::to_owned).or(status.trouble);
             Some(status)
         })
         .await
         .flatten()
+}
+
+fn as_of(watched_ms: Millis) -> AsOf {
+    AsOf::Now { watched_ms, wall_ms: clock::wall_ms() }
 }
 
 async fn status(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> Answer<Status> {
@@ -239,8 +268,8 @@ async fn history(State(served): State<Served>, UrlPath(app): UrlPath<String>) ->
     let missing = problem(StatusCode::NOT_FOUND, format!("there is no app called {app}"));
     let found = served
         .handle
-        .look(move |engine| {
-            engine.apps().get(&app).map(|known| view::history(known, &traffic, clock::rfc3339))
+        .look_now(move |engine, now| {
+            engine.apps().get(&app).map(|known| view::history(known, &traffic, as_of(now), clock::rfc3339))
         })
         .await;
     found.flatten().map(Json).ok_or(missing)
@@ -286,27 +315,28 @@ async fn watch(
 ) -> Result<Response, Failed> {
     let app = app_name(&app)?;
     let (lines, stream) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(64);
-    tokio::spawn(watch_into(served, app, since.rollout, lines));
+    tokio::spawn(watch_into(served, app, since.after, lines));
     let body = StreamBody::new(ReceiverStream(stream));
     Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
 }
 
-/// `?rollout=N`: what was told of that rollout before is told again first.
+/// `?after=N`: what was told since that line is told again first.
 #[derive(Deserialize)]
 struct Since {
-    rollout: Option<u32>,
+    after: Option<u64>,
 }
 
 type Frames = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 
-async fn watch_into(served: Served, app: AppName, since: Option<u32>, out: Frames) {
+async fn watch_into(served: Served, app: AppName, after: Option<u64>, out: Frames) {
     let (recent, mut lines) = served.handle.lines();
-    for line in recent.iter().filter(|l| since.is_some() && l.app == app.as_str() && l.rollout >= since) {
+    for line in recent.iter().filter(|l| l.app == app.as_str() && after.is_some_and(|n| l.n > n)) {
         if write(&out, &Watched::Line(Line::clone(line))).await.is_err() {
             return;
         }
     }
     let mut last = None;
+    let mut last_at = tokio::time::Instant::now();
     let mut tick = tokio::time::interval(STATUS_EVERY);
     while !out.is_closed() {
         let mut told: Vec<Watched> = Vec::new();
@@ -323,9 +353,12 @@ async fn watch_into(served: Served, app: AppName, since: Option<u32>, out: Frame
                 while let Ok(line) = lines.try_recv() {
                     told.extend(mine(line));
                 }
-                let text = status.as_ref().and_then(|s| serde_json::to_string(s).ok());
-                let changed = text != last;
-                last = text;
+                let still = status.as_ref().and_then(|s| serde_json::to_string(&s.still()).ok());
+                let timed = status.as_ref().is_some_and(Status::is_timed) && last_at.elapsed() >= TIME_EVERY;
+                let changed = timed || still != last;
+                if changed {
+                    (last, last_at) = (still, tokio::time::Instant::now());
+                }
                 told.extend(status.filter(|_| changed).map(|status| {
                     let at = clock::rfc3339(clock::wall_ms());
                     Watched::Status(Box::new(StatusLine { at, kind: StatusWord::Status, status }))

@@ -21,6 +21,12 @@ pub struct Told {
     pub says: String,
     /// Nothing was changed.
     pub unchanged: bool,
+    /// It began a rollout; otherwise what is followed was there before.
+    #[serde(default)]
+    pub began: bool,
+    /// The number of the last line before it: what is newer may come of it.
+    #[serde(default)]
+    pub after: u64,
 }
 
 /// Anything but success.

@@ -13,7 +13,7 @@ pub async fn now(context: &Context, app: Option<AppName>, request: Request) -> R
     let app = super::status::the_app(context, app).await?;
     let answer = told(context.client.ask(app.as_str(), who(), request).await)?;
     if context.json {
-        print_json(&answer)?;
+        print_json(&follow::accepted(&answer))?;
     } else if !context.quiet {
         println!("{}", answer.says);
     }

@@ -1,5 +1,7 @@
 //! `deploy`: from the file to a revision, and on to the rollout.
 
+use std::io::Write as _;
+
 use trundle_core::revision::Template;
 use trundle_core::state::{DeployRequest, Request};
 
@@ -53,13 +55,13 @@ pub async fn run(
 pub fn load(context: &Context, file: &FileArgs, secrets: Secrets) -> Result<Loaded, Stop> {
     config::load(&file.file, &file.sets, secrets, &|key| std::env::var_os(key)).map_err(|problems| {
         if context.json {
-            println!(
-                "{}",
-                serde_json::json!({ "error": "the file cannot be used", "problems": problems.problems(),
-                "exit_code": Exit::Error.code() })
-            );
+            let mut object = super::error_object("the file cannot be used", Exit::Error);
+            object["problems"] = serde_json::json!(problems.problems());
+            // The code says enough when nobody reads.
+            let _ = writeln!(std::io::stdout(), "{object}");
         } else {
-            eprint!("{}", problems.rendered(super::validate::look_of_stderr()));
+            let text = problems.rendered(super::validate::look_of_stderr());
+            let _ = write!(std::io::stderr(), "{text}");
         }
         Stop::Code(Exit::Error.code())
     })

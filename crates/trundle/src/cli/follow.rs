@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use trundle_core::ids::AppName;
-use trundle_drivers::logs::printable;
-use trundle_engine::view::{Line, RolloutStatus, Status};
+use trundle_engine::view::Status;
 
-use super::{Context, FollowArgs, Stop, print_json};
+use super::show::Show;
+use super::{Context, FollowArgs, Stop, at_now, print_json};
 use crate::api::types::{Told, Watched};
 use crate::exit::Exit;
-use crate::term::{card, live::Live, report};
+use crate::term::{card, report};
 
 /// What counts as success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +22,22 @@ pub enum Purpose {
     GoBack,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Rollout(u32),
+    /// What is desired runs: for changes that need no rollout.
+    Settled,
+}
+
+/// How the target ended.
+enum End {
+    As(Exit),
+    /// Another rollout is in its place: it tells nothing of how ours ended.
+    Newer,
+}
+
 /// A daemon that is gone may come back: instances and proxy go on without it.
 const WAIT_FOR_DAEMON: Duration = Duration::from_secs(120);
-/// In plain lines.
-const WAIT_TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// After a request was accepted.
 pub async fn after(
@@ -34,26 +47,28 @@ pub async fn after(
     follow: &FollowArgs,
     purpose: Purpose,
 ) -> Result<Exit, Stop> {
-    if !context.json && !context.quiet {
+    if context.json && (context.streams || follow.detach) {
+        print_json(&accepted(answer))?;
+    } else if !context.json && !context.quiet {
         println!("{}", answer.says);
     }
     if follow.detach {
-        if context.json {
-            print_json(answer)?;
-        }
         return Ok(Exit::Done);
     }
     let target = match answer.rollout {
         None if answer.unchanged => {
-            if context.json {
-                print_json(answer)?;
-            }
-            return Ok(Exit::Done);
+            let status = context.client.status(app.as_str()).await.ok();
+            return tell_result(context, Exit::Done, status.as_ref(), Some(&answer.says));
         }
         Some(id) => Target::Rollout(id),
         None => Target::Settled,
     };
-    watch(context, app, target, follow.timeout, purpose).await
+    let show = Show::new(context);
+    if !answer.began && answer.rollout.is_some() {
+        stand(context, app, &show, purpose).await;
+    }
+    let followed = Followed { context, app, target, purpose, deadline: deadline(follow.timeout) };
+    followed.watch(show, Some(answer.after)).await
 }
 
 /// `wait`
@@ -64,7 +79,7 @@ pub async fn wait(
     timeout: Option<Duration>,
 ) -> Result<Exit, Stop> {
     let app = super::status::the_app(context, app).await?;
-    let newest = match rollout {
+    let wanted = match rollout {
         Some(id) => id,
         None => {
             let status = super::status::one(context, &app).await?;
@@ -75,114 +90,199 @@ pub async fn wait(
         crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
     }
     let history = super::told(context.client.history(app.as_str()).await)?;
-    let Some(row) = history.rollouts.iter().find(|row| row.rollout == newest) else {
-        return Err(Stop::Error(format!("{app} has no rollout {newest}; see `trundle history {app}`")));
-    };
-    // One that ended before another began has its own outcome still.
-    if history.rollouts.last().is_some_and(|last| last.rollout != newest)
-        && let Some(exit) = outcome_of(&row.state, Purpose::GoOn)
-    {
-        if !context.json && !context.quiet {
-            println!("rollout {newest} to {} {}", row.to_version, row.state.replace('_', " "));
-        }
-        return Ok(exit);
+    if !history.rollouts.iter().any(|row| row.rollout == wanted) {
+        return Err(Stop::Error(format!("{app} has no rollout {wanted}; see `trundle history {app}`")));
     }
-    watch(context, &app, Target::Rollout(newest), timeout, Purpose::GoOn).await
+    let show = Show::new(context);
+    if history.rollouts.last().is_some_and(|last| last.rollout == wanted) {
+        stand(context, &app, &show, Purpose::GoOn).await;
+    }
+    let (target, deadline) = (Target::Rollout(wanted), deadline(timeout));
+    let followed = Followed { context, app: &app, target, purpose: Purpose::GoOn, deadline };
+    followed.watch(show, None).await
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    Rollout(u32),
-    /// What is desired runs: for changes that need no rollout.
-    Settled,
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.map(|t| Instant::now() + t)
 }
 
-async fn watch(
-    context: &Context,
-    app: &AppName,
+/// Of one that is on its way: how one ended is told by its end.
+async fn stand(context: &Context, app: &AppName, show: &Show, purpose: Purpose) {
+    let Ok(status) = context.client.status(app.as_str()).await else { return };
+    if status.rollout.as_ref().is_some_and(|r| outcome_of(&r.state, purpose).is_none()) {
+        show.stand(&status);
+    }
+}
+
+struct Followed<'a> {
+    context: &'a Context,
+    app: &'a AppName,
     target: Target,
-    timeout: Option<Duration>,
     purpose: Purpose,
-) -> Result<Exit, Stop> {
-    let deadline = timeout.map(|t| Instant::now() + t);
-    let mut show = Show::new(context);
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-    let mut lost_at: Option<Instant> = None;
-    loop {
-        let since = match target {
-            Target::Rollout(id) => Some(id),
-            Target::Settled => None,
-        };
-        let Ok(mut stream) = context.client.watch(app.as_str(), since).await else {
+    deadline: Option<Instant>,
+}
+
+impl Followed<'_> {
+    /// `after`: the number of the last line that is known already.
+    async fn watch(&self, mut show: Show, mut after: Option<u64>) -> Result<Exit, Stop> {
+        super::without_reader(Exit::StillRunning.code());
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut lost_at: Option<Instant> = None;
+        loop {
+            let ended = tokio::select! {
+                ended = self.read(&mut show, &mut after, &mut lost_at) => ended?,
+                () = over(self.deadline) => {
+                    show.end();
+                    return self.still_running("the time of --timeout passed");
+                }
+                _ = &mut interrupted => {
+                    show.end();
+                    return self.still_running("interrupted");
+                }
+            };
+            if let Some((status, exit, newer)) = ended {
+                show.end();
+                super::without_reader(exit.code());
+                return self.finish(status, exit, newer).await;
+            }
+            // The daemon has gone. It is told once, until it was seen again.
             let lost_since = *lost_at.get_or_insert_with(|| {
                 show.note(
                     "the daemon does not answer; instances and proxy go on; waiting for it to come back",
                 );
                 Instant::now()
             });
-            let give_up =
-                lost_since.elapsed() > WAIT_FOR_DAEMON || deadline.is_some_and(|d| Instant::now() >= d);
-            if give_up {
+            if lost_since.elapsed() > WAIT_FOR_DAEMON {
                 show.end();
-                return still_running(context, app, "the daemon does not answer");
+                return self.still_running("the daemon does not answer");
             }
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(100)) => continue,
-                _ = &mut interrupted => {
-                    show.end();
-                    return still_running(context, app, "interrupted");
-                }
-            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Shows what the daemon tells, until the end of the target; None when the daemon has gone.
+    async fn read(
+        &self,
+        show: &mut Show,
+        after: &mut Option<u64>,
+        lost_at: &mut Option<Instant>,
+    ) -> Result<Option<(Status, Exit, bool)>, Stop> {
+        let Ok(mut stream) = self.context.client.watch(self.app.as_str(), *after).await else {
+            return Ok(None);
         };
-        lost_at = None;
-        loop {
-            let over = async {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let watched = tokio::select! {
-                watched = stream.next() => watched,
-                () = over => {
-                    show.end();
-                    return still_running(context, app, "the time of --timeout passed");
-                }
-                _ = &mut interrupted => {
-                    show.end();
-                    return still_running(context, app, "interrupted");
-                }
-            };
+        while let Some(watched) = stream.next().await {
             match watched {
-                None => break,
-                Some(Watched::Line(line)) => show.line(&line)?,
-                Some(Watched::Status(told)) => {
-                    show.status(&told)?;
-                    if let Some(end) = ended(&told.status, target, purpose) {
-                        show.end();
-                        return finish(context, told.status, target, end).await;
+                Watched::Line(line) if after.is_none_or(|n| line.n > n) => {
+                    *after = Some(line.n);
+                    show.line(&line)?;
+                }
+                Watched::Line(_) => {}
+                Watched::Status(told) => {
+                    *lost_at = None;
+                    match self.ended(&told.status) {
+                        None => show.status(&told)?,
+                        Some(End::As(exit)) => {
+                            show.status(&told)?;
+                            return Ok(Some((told.status, exit, false)));
+                        }
+                        Some(End::Newer) => {
+                            let Some(exit) = self.outcome_in_history().await else { return Ok(None) };
+                            return Ok(Some((told.status, exit, true)));
+                        }
                     }
                 }
             }
         }
+        Ok(None)
+    }
+
+    /// How it stands with the target; None while it is on its way.
+    fn ended(&self, status: &Status) -> Option<End> {
+        let Target::Rollout(id) = self.target else {
+            let wanted = if status.down { 0 } else { status.replicas };
+            let settled = status.available == wanted && status.live == wanted;
+            return settled.then_some(End::As(Exit::Done));
+        };
+        let rollout = status.rollout.as_ref()?;
+        if rollout.id > id {
+            return Some(End::Newer);
+        }
+        outcome_of(&rollout.state, self.purpose).map(End::As)
+    }
+
+    /// Ours may have ended well, or badly, just before the newer one began. None when the daemon has gone.
+    async fn outcome_in_history(&self) -> Option<Exit> {
+        let Target::Rollout(id) = self.target else { return None };
+        let history = self.context.client.history(self.app.as_str()).await.ok()?;
+        let row = history.rollouts.iter().find(|row| row.rollout == id)?;
+        outcome_of(&row.state, self.purpose)
+    }
+
+    async fn finish(&self, seen: Status, exit: Exit, newer: bool) -> Result<Exit, Stop> {
+        // The last word is asked for anew: it has the final counts. A daemon that is gone by now changes no outcome.
+        let status = self.context.client.status(self.app.as_str()).await.unwrap_or(seen);
+        if newer {
+            let text = self.made_way(&status, exit);
+            if self.context.json {
+                return tell_result(self.context, exit, Some(&status), Some(&text));
+            }
+            if exit == Exit::Done {
+                if !self.context.quiet {
+                    println!("{text}");
+                }
+            } else {
+                eprintln!("{text}");
+            }
+            return Ok(exit);
+        }
+        if self.context.json {
+            return tell_result(self.context, exit, Some(&status), None);
+        }
+        if matches!(exit, Exit::Paused | Exit::RolledBack | Exit::Failed) {
+            print!("{}", card::render(&status));
+        }
+        if !self.context.quiet && matches!(exit, Exit::Done | Exit::RolledBack) {
+            let rolled = matches!(self.target, Target::Rollout(_));
+            print!("{}", if rolled { report::summary(&status) } else { report::runs(&status, None) });
+        }
+        Ok(exit)
+    }
+
+    /// What became of ours, when `status` is that of a newer one.
+    fn made_way(&self, status: &Status, exit: Exit) -> String {
+        let was = match self.target {
+            Target::Rollout(was) => was,
+            Target::Settled => 0,
+        };
+        let (id, to, by) =
+            status.rollout.as_ref().map_or((0, "", ""), |r| (r.id, r.to_version.as_str(), r.by.as_str()));
+        let newer = format!("rollout {id} to {to}, begun by {by}; follow that one with `trundle wait {id}`");
+        match exit {
+            Exit::Superseded => format!("rollout {was} was superseded by {newer}"),
+            Exit::Done => format!("rollout {was} is done; after it came {newer}"),
+            Exit::RolledBack => format!("rollout {was} went back; after it came {newer}"),
+            _ => format!("rollout {was} failed; after it came {newer}"),
+        }
+    }
+
+    fn still_running(&self, why: &str) -> Result<Exit, Stop> {
+        let app = self.app;
+        let says = format!(
+            "{why}; the rollout goes on: follow it with `trundle wait --app {app}`, look with `trundle status {app}`"
+        );
+        if self.context.json {
+            return tell_result(self.context, Exit::StillRunning, None, Some(&says));
+        }
+        eprintln!("{says}");
+        Ok(Exit::StillRunning)
     }
 }
 
-/// How it stands with the target; None while it is on its way.
-fn ended(status: &Status, target: Target, purpose: Purpose) -> Option<Exit> {
-    let wanted = if status.down { 0 } else { status.replicas };
-    let Target::Rollout(id) = target else {
-        return (status.available == wanted && status.live == wanted).then_some(Exit::Done);
-    };
-    let rollout = status.rollout.as_ref()?;
-    if rollout.id > id {
-        return Some(Exit::Superseded);
+async fn over(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
-    outcome(rollout, purpose)
-}
-
-fn outcome(rollout: &RolloutStatus, purpose: Purpose) -> Option<Exit> {
-    outcome_of(&rollout.state, purpose)
 }
 
 fn outcome_of(state: &str, purpose: Purpose) -> Option<Exit> {
@@ -197,149 +297,23 @@ fn outcome_of(state: &str, purpose: Purpose) -> Option<Exit> {
     }
 }
 
-async fn finish(context: &Context, seen: Status, target: Target, exit: Exit) -> Result<Exit, Stop> {
-    // The last word is asked for anew: it has the final counts. A daemon that is gone by now changes no outcome.
-    let status = context.client.status(&seen.app).await.unwrap_or(seen);
+/// What a request came to, as an object.
+pub fn accepted(answer: &Told) -> Value {
+    let Told { rollout, says, unchanged, began, .. } = answer;
+    json!({ "at": at_now(), "type": "accepted", "rollout": rollout, "says": says, "unchanged": unchanged,
+        "began": began })
+}
+
+/// The last object of a command that follows. In plain text there is nothing more to say.
+fn tell_result(
+    context: &Context,
+    exit: Exit,
+    status: Option<&Status>,
+    text: Option<&str>,
+) -> Result<Exit, Stop> {
     if context.json {
-        print_json(
-            &serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
-            "exit_code": exit.code(), "status": status }),
-        )?;
-        return Ok(exit);
-    }
-    if exit == Exit::Superseded {
-        let newer = status.rollout.as_ref();
-        let (id, to, by) =
-            newer.map_or((0, String::new(), String::new()), |r| (r.id, r.to_version.clone(), r.by.clone()));
-        let was = match target {
-            Target::Rollout(was) => was.to_string(),
-            Target::Settled => String::new(),
-        };
-        eprintln!(
-            "rollout {was} was superseded by rollout {id} to {to}, begun by {by}; follow that one with `trundle wait {id}`"
-        );
-        return Ok(exit);
-    }
-    if matches!(exit, Exit::Paused | Exit::RolledBack | Exit::Failed) {
-        print!("{}", card::render(&status));
-    }
-    if !context.quiet && matches!(exit, Exit::Done | Exit::RolledBack) {
-        print!("{}", report::summary(&status));
+        print_json(&json!({ "at": at_now(), "type": "result", "exit_code": exit.code(), "text": text,
+            "status": status }))?;
     }
     Ok(exit)
-}
-
-fn still_running(context: &Context, app: &AppName, why: &str) -> Result<Exit, Stop> {
-    let says = format!(
-        "{why}; the rollout goes on: follow it with `trundle wait --app {app}`, look with `trundle status {app}`"
-    );
-    if context.json {
-        print_json(
-            &serde_json::json!({ "at": crate::clock::rfc3339(crate::clock::wall_ms()), "type": "result",
-            "exit_code": Exit::StillRunning.code(), "text": says }),
-        )?;
-    } else {
-        eprintln!("{says}");
-    }
-    Ok(Exit::StillRunning)
-}
-
-/// Where what happens is shown: live bars, plain lines, or JSON lines.
-enum Show {
-    Live(Box<Live>),
-    /// `last`: of the lines shown, so that a reconnected stream repeats none.
-    Plain {
-        last: u64,
-        quiet_since: Instant,
-        last_wait: String,
-        last_trouble: String,
-    },
-    Json {
-        last: u64,
-    },
-    Quiet,
-}
-
-impl Show {
-    fn new(context: &Context) -> Self {
-        match (context.json, context.quiet, context.live) {
-            (true, ..) => Self::Json { last: 0 },
-            (_, true, _) => Self::Quiet,
-            (.., true) => Self::Live(Box::default()),
-            (.., false) => Self::Plain {
-                last: 0,
-                quiet_since: Instant::now(),
-                last_wait: String::new(),
-                last_trouble: String::new(),
-            },
-        }
-    }
-
-    fn line(&mut self, line: &Line) -> Result<(), Stop> {
-        match self {
-            Self::Json { last } if line.n > *last => {
-                *last = line.n;
-                print_json(line)?;
-            }
-            Self::Plain { last, quiet_since, .. } if line.n > *last => {
-                *last = line.n;
-                *quiet_since = Instant::now();
-                println!("{}  {}", time_of(&line.at), printable(&line.text));
-            }
-            Self::Live(live) => live.line(line),
-            Self::Json { .. } | Self::Plain { .. } | Self::Quiet => {}
-        }
-        Ok(())
-    }
-
-    fn status(&mut self, told: &crate::api::types::StatusLine) -> Result<(), Stop> {
-        match self {
-            Self::Json { .. } => print_json(told)?,
-            Self::Plain { quiet_since, last_wait, last_trouble, .. } => {
-                if let Some(trouble) = told.status.trouble.as_ref().filter(|t| *t != last_trouble) {
-                    println!(
-                        "{}  {}: {}",
-                        time_of(&told.at),
-                        crate::term::red("trouble"),
-                        printable(trouble)
-                    );
-                }
-                told.status.trouble.clone().unwrap_or_default().clone_into(last_trouble);
-                // A wait is told once it lasts, and once for each thing that is waited for.
-                let first = told.status.reasons.first();
-                let code = first.and_then(|r| r["code"].as_str()).unwrap_or_default();
-                let open = told.status.rollout.as_ref().is_some_and(|r| r.ended_at.is_none());
-                if open && quiet_since.elapsed() >= WAIT_TOLD_AFTER && code != last_wait.as_str() {
-                    let text = first.and_then(|r| r["text"].as_str()).unwrap_or_default();
-                    println!("{}  … {}", time_of(&told.at), printable(text));
-                    code.clone_into(last_wait);
-                }
-                if quiet_since.elapsed() < WAIT_TOLD_AFTER {
-                    last_wait.clear();
-                }
-            }
-            Self::Live(live) => live.status(&told.status),
-            Self::Quiet => {}
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, text: &str) {
-        match self {
-            Self::Json { .. } | Self::Quiet => {}
-            Self::Plain { .. } => eprintln!("{text}"),
-            Self::Live(live) => live.note(text),
-        }
-    }
-
-    fn end(&mut self) {
-        if let Self::Live(live) = self {
-            live.end();
-        }
-    }
-}
-
-/// `12:00:01.234` of RFC 3339.
-fn time_of(at: &str) -> &str {
-    at.split_once('T').map_or(at, |(_, time)| time.trim_end_matches('Z'))
 }

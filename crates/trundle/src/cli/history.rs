@@ -1,7 +1,7 @@
 //! `history`: revisions and rollouts.
 
 use trundle_core::ids::AppName;
-use trundle_engine::view::{self, History, Traffic};
+use trundle_engine::view::{self, AsOf, History, Traffic};
 
 use super::{Context, Stop, print_json, told};
 use crate::exit::Exit;
@@ -24,5 +24,5 @@ pub async fn of(context: &Context, app: &AppName) -> Result<History, Stop> {
     }
     let apps = super::status::offline(context)?;
     let known = apps.get(app).ok_or_else(|| Stop::Error(format!("there is no app called {app}")))?;
-    Ok(view::history(known, &Traffic::default(), crate::clock::rfc3339))
+    Ok(view::history(known, &Traffic::default(), AsOf::LastRecord, crate::clock::rfc3339))
 }

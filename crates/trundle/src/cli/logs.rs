@@ -13,21 +13,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub async fn run(context: &Context, name: Option<&str>, follow: bool, n: usize) -> Result<Exit, Stop> {
     let found = find(context, name)?;
     let alone = found.len() == 1;
-    if context.json {
-        let all: Vec<_> = found
-            .iter()
-            .map(|(app, key)| {
-                serde_json::json!({ "instance": key.name(app),
-                    "lines": logs::last_lines(&context.state_dir, app, *key, n) })
-            })
-            .collect();
-        print_json(&all)?;
+    let said = found.iter().flat_map(|(app, key)| {
+        let lines = logs::last_lines(&context.state_dir, app, *key, n);
+        lines.into_iter().map(move |line| (key.name(app), line))
+    });
+    if context.json && !follow {
+        let lines: Vec<_> = said.map(|(name, line)| as_json(&name, &line)).collect();
+        print_json(&serde_json::json!({ "lines": lines }))?;
         return Ok(Exit::Done);
     }
-    for (app, key) in &found {
-        for line in logs::last_lines(&context.state_dir, app, *key, n) {
-            show(alone, &key.name(app), &line);
-        }
+    let show = |name: &str, line: &str| match (context.json, alone) {
+        (true, _) => println!("{}", as_json(name, line)),
+        (_, true) => println!("{line}"),
+        (_, false) => println!("{name} | {line}"),
+    };
+    for (name, line) in said {
+        show(&name, &line);
     }
     if !follow {
         return Ok(Exit::Done);
@@ -46,14 +47,14 @@ pub async fn run(context: &Context, name: Option<&str>, follow: bool, n: usize) 
         }
         for (name, follower) in &mut followed {
             for line in follower.lines().unwrap_or_default() {
-                show(alone, name, &line);
+                show(name, &line);
             }
         }
     }
 }
 
-fn show(alone: bool, name: &str, line: &str) {
-    if alone { println!("{line}") } else { println!("{name} | {line}") }
+fn as_json(instance: &str, text: &str) -> serde_json::Value {
+    serde_json::json!({ "instance": instance, "text": text })
 }
 
 fn find(context: &Context, name: Option<&str>) -> Result<Vec<(AppName, InstanceKey)>, Stop> {

@@ -10,11 +10,14 @@ pub mod internal;
 mod logs;
 mod plan;
 mod report;
+mod show;
 mod status;
+mod stop;
 mod validate;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,7 +25,9 @@ use trundle_core::ids::{AppName, RevisionNumber};
 use trundle_core::state::Request;
 
 use crate::api::client::Client;
-use crate::exit::{Exit, fail};
+use crate::exit::Exit;
+pub use stop::error_object;
+use stop::{Stop, at_now, print_json, told};
 
 /// Rolls a new version of an application out over its running instances, a few at a time: no request is lost, a bad
 /// version stops by itself, and you can always go on from there or go back.
@@ -212,6 +217,8 @@ struct Context {
     state_dir: PathBuf,
     client: Client,
     json: bool,
+    /// With `json`: one object a line, not one in all.
+    streams: bool,
     quiet: bool,
     /// Somebody looks at a terminal.
     live: bool,
@@ -225,9 +232,10 @@ pub fn run() -> i32 {
     if let Command::Daemon { detach: true, .. } = cli.command {
         trundle_drivers::detach();
     }
+    let (json, quiet) = (cli.global.json, cli.global.quiet);
     let state_dir = match crate::state_dir::resolve(cli.global.state_dir) {
         Ok(dir) => dir,
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return Stop::Error(error.to_string()).tell(json),
     };
     let socket = cli.global.socket.unwrap_or_else(|| crate::state_dir::socket_path(&state_dir));
     if let Command::Daemon { ports, .. } = cli.command {
@@ -237,25 +245,44 @@ pub fn run() -> i32 {
     let context = Context {
         state_dir,
         client: Client::new(socket),
-        json: cli.global.json,
-        quiet: cli.global.quiet,
-        live: !cli.global.json && !cli.global.quiet && std::io::stdout().is_terminal(),
+        json,
+        streams: matches!(
+            cli.command,
+            Command::Deploy { .. } | Command::Status { watch: true, .. } | Command::Logs { follow: true, .. }
+        ),
+        quiet,
+        live: !json && !quiet && std::io::stdout().is_terminal(),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start: {error}")),
+        Err(error) => return Stop::Error(format!("cannot start: {error}")).tell(json),
     };
     runtime.block_on(carry_out(&context, cli.command))
 }
 
-/// When whoever reads our output has left, as `head` does, the command ends quietly; the rollout goes on. The signal for
-/// that stays off: it would also end us when a daemon closes its socket.
+/// Like that of a program that the signal for it ended, in a shell.
+const READER_LEFT: i32 = 141;
+
+/// How the command ends if nobody reads any more what it says.
+static WITHOUT_READER: AtomicI32 = AtomicI32::new(READER_LEFT);
+
+/// From here on the command ends with this code when its reader leaves: what it asked for goes on, or has ended.
+fn without_reader(code: i32) {
+    WITHOUT_READER.store(code, Ordering::Relaxed);
+}
+
+/// When whoever reads our output has left, as `head` does, the command ends quietly. The signal for that stays off: it
+/// would also end us when a daemon closes its socket.
 fn end_with_the_reader() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic.payload_as_str().unwrap_or_default();
         if text.starts_with("failed printing to std") {
-            std::process::exit(Exit::StillRunning.code());
+            if !text.contains("Broken pipe") {
+                let _ = writeln!(std::io::stderr(), "error: {text}");
+                std::process::exit(Exit::Error.code());
+            }
+            std::process::exit(WITHOUT_READER.load(Ordering::Relaxed));
         }
         usual(panic);
     }));
@@ -294,53 +321,8 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
     };
     match ended {
         Ok(exit) => exit.code(),
-        Err(stop) => stop.tell(context),
+        Err(stop) => stop.tell(context.json),
     }
-}
-
-/// Why a command could not be carried out.
-enum Stop {
-    /// Told already, or a code of its own.
-    Code(i32),
-    Error(String),
-    Refused(String),
-}
-
-impl Stop {
-    fn tell(self, context: &Context) -> i32 {
-        let (text, exit) = match self {
-            Self::Code(code) => return code,
-            Self::Error(text) => (text, Exit::Error),
-            Self::Refused(text) => (text, Exit::Refused),
-        };
-        if context.json {
-            println!("{}", serde_json::json!({ "error": text, "exit_code": exit.code() }));
-        } else {
-            let word = if exit == Exit::Refused { "refused" } else { "error" };
-            eprintln!("{}: {text}", crate::term::red(word));
-        }
-        exit.code()
-    }
-}
-
-impl<E: std::error::Error> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Error(error.to_string())
-    }
-}
-
-/// An answer of the daemon: a refusal keeps its exit code.
-fn told<T>(answer: Result<T, crate::api::client::ClientError>) -> Result<T, Stop> {
-    answer.map_err(|error| match error {
-        crate::api::client::ClientError::Refused(text) => Stop::Refused(text),
-        other => Stop::Error(other.to_string()),
-    })
-}
-
-/// Prints one object.
-fn print_json(value: &impl serde::Serialize) -> Result<(), Stop> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
 }
 
 /// `ann@host`

@@ -34,7 +34,7 @@ fn timeline(context: &Context, app: &AppName, rollout: u32) -> Result<Vec<Line>,
     let lines = entries
         .iter()
         .filter(|e| e.app == *app && (from..to).contains(&e.n))
-        .filter_map(|e| view::line(e, &known.state, crate::clock::rfc3339))
+        .filter_map(|e| view::line(e, known, crate::clock::rfc3339))
         .map(|line| Line { rollout: Some(rollout), ..line });
     Ok(lines.collect())
 }

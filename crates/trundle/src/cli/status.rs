@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trundle_core::ids::AppName;
 use trundle_engine::journal::{SqliteJournal, Store};
-use trundle_engine::view::{self, Status, Traffic};
+use trundle_engine::view::{self, AsOf, Status, Traffic};
 
 use super::{Context, Stop, print_json, told};
 use crate::exit::Exit;
@@ -21,7 +21,7 @@ pub async fn run(context: &Context, app: Option<AppName>, watch: bool) -> Result
     if context.json {
         match shown.as_slice() {
             [one] => print_json(one)?,
-            many => print_json(&many)?,
+            other => print_json(&serde_json::json!({ "apps": other }))?,
         }
         return Ok(Exit::Done);
     }
@@ -59,7 +59,8 @@ pub async fn all(context: &Context) -> Result<Vec<Status>, Stop> {
         return told(context.client.statuses().await);
     }
     let apps = offline(context)?;
-    Ok(apps.values().map(|app| view::status(app, &Traffic::default(), crate::clock::rfc3339)).collect())
+    let status = |app| view::status(app, &Traffic::default(), AsOf::LastRecord, crate::clock::rfc3339);
+    Ok(apps.values().map(status).collect())
 }
 
 pub async fn one(context: &Context, app: &AppName) -> Result<Status, Stop> {

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
+use trundle_core::Millis;
 use trundle_core::ids::AppName;
 use trundle_drivers::ProcessDriver;
 use trundle_engine::clock::WatchClock;
@@ -19,8 +20,8 @@ use crate::clock;
 
 pub type DaemonEngine = Engine<SqliteJournal, ProcessDriver, ProxyRouter>;
 
-/// A look at the engine between two turns.
-pub type Look = Box<dyn FnOnce(&DaemonEngine) + Send>;
+/// A look at the engine between two turns, and at its clock: no more than that has passed.
+pub type Look = Box<dyn FnOnce(&DaemonEngine, Millis) + Send>;
 
 pub enum Message {
     Input(Input),
@@ -71,9 +72,17 @@ impl Handle {
         &self,
         with: impl FnOnce(&DaemonEngine) -> T + Send + 'static,
     ) -> Option<T> {
+        self.look_now(|engine, _| with(engine)).await
+    }
+
+    /// Like [`Self::look`], with the journal's time of that moment.
+    pub async fn look_now<T: Send + 'static>(
+        &self,
+        with: impl FnOnce(&DaemonEngine, Millis) -> T + Send + 'static,
+    ) -> Option<T> {
         let (answer, asked) = tokio::sync::oneshot::channel();
-        self.send(Message::Look(Box::new(move |engine| {
-            let _ = answer.send(with(engine));
+        self.send(Message::Look(Box::new(move |engine, now| {
+            let _ = answer.send(with(engine, now));
         })));
         asked.await.ok()
     }
@@ -109,7 +118,11 @@ fn run(mut engine: DaemonEngine, inbox: &Receiver<Message>, handle: &Handle) {
         loop {
             match next {
                 Ok(Message::Input(input)) => inputs.push(input),
-                Ok(Message::Look(look)) => look(&engine),
+                Ok(Message::Look(look)) => {
+                    // A copy: only a turn moves the engine's own clock.
+                    let mut peek = watch;
+                    look(&engine, peek.read(clock::monotonic_ms()));
+                }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => break,
             }
@@ -126,7 +139,7 @@ fn run(mut engine: DaemonEngine, inbox: &Receiver<Message>, handle: &Handle) {
 
 fn tell(engine: &DaemonEngine, app: &AppName, entry: &trundle_engine::journal::Entry, handle: &Handle) {
     let Some(app) = engine.apps().get(app) else { return };
-    if let Some(line) = line(entry, &app.state, clock::rfc3339) {
+    if let Some(line) = line(entry, app, clock::rfc3339) {
         handle.tell(line);
     }
 }

@@ -10,7 +10,8 @@ use super::{bold, dim, green, red, yellow};
 
 /// Whether a rollout of the app stands still or went back because of something.
 pub fn has_one(status: &Status) -> bool {
-    status.rollout.as_ref().is_some_and(|r| matches!(r.state.as_str(), "paused" | "failed" | "rolling_back"))
+    let halted = |state: &str| matches!(state, "paused" | "failed" | "rolling_back");
+    !status.down && status.rollout.as_ref().is_some_and(|r| halted(&r.state))
 }
 
 pub fn render(status: &Status) -> String {
@@ -120,48 +121,43 @@ pub fn changes(changed: &Changed) -> Vec<String> {
 }
 
 fn serving(out: &mut String, status: &Status) {
-    let mix: Vec<_> = status
-        .revisions
-        .iter()
-        .filter(|r| r.available > 0)
-        .map(|r| format!("{} × {}", r.available, r.version))
-        .collect();
-    let mix = if mix.is_empty() { red("nothing") } else { mix.join(" + ") };
-    let lost = status.requests.lost;
-    let lost = if lost == 0 { green("none lost") } else { red(&format!("{lost} lost")) };
-    row(
-        out,
-        "serving",
-        &format!(
-            "{mix} (floor {}), {} requests in this rollout, {lost}",
-            status.floor, status.requests.total
-        ),
-    );
+    let mix = super::report::serving(status).unwrap_or_else(|| red("nothing"));
+    let requests = match &status.requests {
+        // A worker takes none.
+        None if status.listen.is_empty() => String::new(),
+        None => ", requests were not counted".to_owned(),
+        Some(requests) => {
+            let lost = requests.lost;
+            let lost = if lost == 0 { green("none lost") } else { red(&format!("{lost} lost")) };
+            format!(", {} requests in this rollout, {lost}", requests.total)
+        }
+    };
+    row(out, "serving", &format!("{mix} (floor {}){requests}", status.floor));
 }
 
 fn next(out: &mut String, status: &Status, rollout: &RolloutStatus) {
-    let app = &status.app;
-    let commands: Vec<(String, &str)> = match rollout.state.as_str() {
-        "paused" if rollout.failure.is_some() => vec![
-            ("trundle deploy".to_owned(), "after a fix of the file or the code: goes on from here"),
-            (format!("trundle resume {app}"), "after a fix outside: the same version again"),
-            (format!("trundle rollback {app}"), "back to the version that worked"),
+    let commands: &[(&str, &str)] = match rollout.state.as_str() {
+        "paused" if rollout.back_to.is_some() => {
+            &[("resume", "goes on going back"), ("deploy", "with a fix")]
+        }
+        "paused" if rollout.failure.is_some() => &[
+            ("deploy", "after a fix of the file or the code: goes on from here"),
+            ("resume", "after a fix outside: the same version again"),
+            ("rollback", "back to the version that worked"),
         ],
-        "paused" => vec![
-            (format!("trundle resume {app}"), "goes on from here"),
-            (format!("trundle abort {app}"), "goes back"),
+        "paused" => &[("resume", "goes on from here"), ("abort", "goes back")],
+        "failed" => &[
+            ("deploy", "with a fix, or of the version that worked"),
+            ("rollback", "back to an earlier version"),
         ],
-        "failed" => vec![
-            ("trundle deploy".to_owned(), "with a fix"),
-            (format!("trundle rollback {app}"), "back to an earlier version"),
-        ],
-        _ => vec![("trundle deploy".to_owned(), "with a fix")],
+        _ => &[("deploy", "with a fix")],
     };
-    // On an app's first rollout there is nothing to go back to.
-    let has_base = rollout.from.is_some();
-    let possible = commands.iter().filter(|(command, _)| has_base || !command.contains("rollback"));
-    for (n, (command, why)) in possible.enumerate() {
-        row(out, if n == 0 { "next" } else { "or" }, &format!("{:<26} {}", bold(command), dim(why)));
+    // Nothing is advised that would be refused, such as a rollback where there is nothing to go back to.
+    let may = |word: &str| word == "deploy" || status.allowed.iter().any(|allowed| allowed == word);
+    for (n, (word, why)) in commands.iter().filter(|(word, _)| may(word)).enumerate() {
+        let app = if *word == "deploy" { String::new() } else { format!(" {}", status.app) };
+        let command = format!("trundle {word}{app}");
+        row(out, if n == 0 { "next" } else { "or" }, &format!("{:<26} {}", bold(&command), dim(why)));
     }
 }
 
@@ -183,7 +179,10 @@ fn evidence(out: &mut String, failure: &Failure) {
         row(out, "ended", &format!("{ended}, {} after its start", duration_text(failure.after_ms)));
     }
     if failure.logs.is_empty() {
-        row(out, "log", "it wrote nothing");
+        // Of one that never ran there is nothing to say.
+        if failure.refused.is_none() {
+            row(out, "log", "it wrote nothing");
+        }
     } else {
         row(
             out,

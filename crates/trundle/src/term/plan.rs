@@ -20,8 +20,8 @@ pub fn render(plan: &Plan, mix: &BTreeMap<String, u32>, changes: &[String]) -> S
     }
     let _ = writeln!(
         out,
-        "  {} replicas, surge {}, unavailable {}: never fewer than {} available, never more than {} live",
-        budget.desired,
+        "  {}, surge {}, unavailable {}: never fewer than {} available, never more than {} live",
+        if budget.desired == 1 { "1 replica".to_owned() } else { format!("{} replicas", budget.desired) },
         budget.surge,
         budget.unavailable,
         bold(&budget.floor().to_string()),

@@ -1,52 +1,80 @@
 //! The plain report at the end of a rollout.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use trundle_core::event::Requests;
 use trundle_core::ids::AppName;
 use trundle_core::reason::duration_text;
-use trundle_engine::view::{HistoryRow, Line, Status};
+use trundle_engine::view::{HistoryRow, Line, RolloutStatus, Status};
 
 use super::{bold, dim, green, red};
 
 /// A few lines: what runs, what it cost.
 pub fn summary(status: &Status) -> String {
-    let mut out = String::new();
-    let running: Vec<_> = status
-        .revisions
-        .iter()
-        .filter(|r| r.instances > 0)
-        .map(|r| format!("{} × {}", r.available, r.version))
-        .collect();
-    let rollout =
-        status.rollout.as_ref().map(|r| format!(", rollout {} took {}", r.id, duration_text(r.duration_ms)));
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "{} {} runs {}{}",
-        green("✓"),
-        bold(&status.app),
-        running.join(" + "),
-        rollout.unwrap_or_default()
-    );
+    let mut out = runs(status, status.rollout.as_ref());
     if !status.listen.is_empty() {
-        let _ = writeln!(out, "  {}", requests(&status.requests));
+        let _ = writeln!(out, "  {}", requests(status.requests.as_ref()));
     }
     if let (Some(lowest), Some(highest)) = (status.lowest_available, status.highest_total) {
-        let mix: Vec<_> = status.peak_mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
         let _ = writeln!(
             out,
-            "  available never below {lowest} (floor {}), never more than {highest} live (ceiling {}), peak mix {}",
+            "  available never below {lowest} (floor {}), never more than {highest} live (ceiling {}){}",
             status.floor,
             status.ceiling,
-            mix.join(" + ")
+            peak(&status.peak_mix)
         );
     }
     out
 }
 
+/// What runs, and with a rollout how long that took.
+pub fn runs(status: &Status, rollout: Option<&RolloutStatus>) -> String {
+    let rollout = rollout.map(|r| format!(", rollout {} took {}", r.id, duration_text(r.duration_ms)));
+    format!(
+        "{} {} runs {}{}\n",
+        green("✓"),
+        bold(&status.app),
+        serving(status).unwrap_or_else(|| "nothing".to_owned()),
+        rollout.unwrap_or_default()
+    )
+}
+
+/// Where a rollout that is on its way stands, in a line.
+pub fn stand(status: &Status) -> String {
+    let Some(rollout) = &status.rollout else { return String::new() };
+    let (state, why) = (rollout.state.replace('_', " "), status.reasons.first());
+    let why = why.and_then(|reason| reason["text"].as_str()).map(|text| format!("; {text}"));
+    format!(
+        "rollout {} to {} is {state}: {} available (floor {}), {} live{}",
+        rollout.id,
+        rollout.to_version,
+        serving(status).unwrap_or_else(|| "nothing".to_owned()),
+        status.floor,
+        status.live,
+        why.unwrap_or_default()
+    )
+}
+
+/// `5 × 3.1 + 2 × 3.2`; None when nothing is available.
+pub fn serving(status: &Status) -> Option<String> {
+    let available = status.revisions.iter().filter(|r| r.available > 0);
+    let each: Vec<_> = available.map(|r| format!("{} × {}", r.available, r.version)).collect();
+    (!each.is_empty()).then(|| each.join(" + "))
+}
+
+/// Empty for a worker: what takes no requests is not mixed.
+fn peak(mix: &BTreeMap<String, u32>) -> String {
+    if mix.is_empty() {
+        return String::new();
+    }
+    let each: Vec<_> = mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
+    format!(", peak mix {}", each.join(" + "))
+}
+
 /// `1,000 requests: 3.1 600, 3.2 400; lost 0, crashed 0 …`
-pub fn requests(r: &Requests) -> String {
+pub fn requests(requests: Option<&Requests>) -> String {
+    let Some(r) = requests else { return "requests were not counted".to_owned() };
     if r.total == 0 {
         return "no requests".to_owned();
     }
@@ -80,12 +108,10 @@ pub fn full(app: &AppName, row: &HistoryRow, lines: &[Line]) -> String {
     if let Some(cause) = &row.cause {
         let _ = writeln!(out, "  cause: {cause}");
     }
-    let _ = writeln!(out, "  {}", requests(&row.requests));
+    let _ = writeln!(out, "  {}", requests(row.requests.as_ref()));
     if let (Some(lowest), Some(highest)) = (row.lowest_available, row.highest_total) {
-        let mix: Vec<_> = row.peak_mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
-        let mix = mix.join(" + ");
-        let _ =
-            writeln!(out, "  available never below {lowest}, never more than {highest} live, peak mix {mix}");
+        let peak = peak(&row.peak_mix);
+        let _ = writeln!(out, "  available never below {lowest}, never more than {highest} live{peak}");
     }
     out.extend(row.failure.as_ref().map(super::card::of_the_past));
     for line in lines {

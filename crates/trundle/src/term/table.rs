@@ -50,8 +50,8 @@ pub fn render(status: &Status) -> String {
             let _ = writeln!(out, "  {} {}", dim("·"), printable(text));
         }
     }
-    if !status.listen.is_empty() && status.requests.total > 0 {
-        let _ = writeln!(out, "  {}", super::report::requests(&status.requests));
+    if let Some(requests) = status.requests.as_ref().filter(|r| r.total > 0) {
+        let _ = writeln!(out, "  {}", super::report::requests(Some(requests)));
     }
     for instance in &status.instances {
         let _ = writeln!(out, "  {}", row(instance));
