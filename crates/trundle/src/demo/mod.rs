@@ -5,6 +5,7 @@ pub mod sample;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -15,6 +16,7 @@ use tokio::process::{Child, Command};
 use trundle_engine::view::{History, Status};
 
 use crate::api::client::Client;
+use crate::exit::Exit;
 use crate::term::{bold, dim, green, red};
 use load::{Load, Mix, Tally};
 
@@ -65,7 +67,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> DemoError {
 pub async fn run(json: bool, plant: Option<&str>) -> i32 {
     let mut demo = match Demo::begin(json, plant).await {
         Ok(demo) => demo,
-        Err(error) => return crate::exit::fail(&error.to_string()),
+        Err(error) => return fail(&error, json),
     };
     let outcome = tokio::select! {
         outcome = demo.play() => outcome,
@@ -78,8 +80,21 @@ pub async fn run(json: bool, plant: Option<&str>) -> i32 {
     demo.end().await;
     match outcome {
         Ok(proof) => demo.tell(&proof),
-        Err(error) => crate::exit::fail(&error.to_string()),
+        Err(error) => fail(&error, json),
     }
+}
+
+fn fail(error: &DemoError, json: bool) -> i32 {
+    if json {
+        out(&crate::cli::error_object(&error.to_string(), Exit::Error).to_string());
+        return Exit::Error.code();
+    }
+    crate::exit::fail(&error.to_string())
+}
+
+/// When nobody reads any more there is still everything to take down.
+fn out(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 struct Demo {
@@ -177,7 +192,7 @@ impl Demo {
         let mut args = vec!["deploy"];
         args.extend(sets);
         if !self.json {
-            println!("{} trundle {}", dim("$"), bold(&args.join(" ")));
+            out(&format!("{} trundle {}", dim("$"), bold(&args.join(" "))));
         }
         let mut command = self.command()?;
         command.args(&args).stdin(Stdio::null());
@@ -232,7 +247,7 @@ impl Demo {
     fn say(&self, step: &str, text: &str) {
         if !self.json {
             let step = if step.is_empty() { String::new() } else { format!("{step}. ") };
-            println!("\n{}", bold(&format!("{step}{text}")));
+            out(&format!("\n{}", bold(&format!("{step}{text}"))));
         }
     }
 
@@ -240,30 +255,30 @@ impl Demo {
         let held = proof.lowest_available >= proof.floor && proof.highest_total <= proof.ceiling;
         let good = proof.lost == 0 && held;
         if self.json {
-            println!("{}", serde_json::to_string(proof).unwrap_or_default());
+            out(&serde_json::to_string(proof).unwrap_or_default());
             return i32::from(!good);
         }
         let mix: Vec<_> = proof.peak_mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
-        println!("\n{}", bold("What the client saw"));
+        out(&format!("\n{}", bold("What the client saw")));
         let lost = if proof.lost == 0 { green("0 lost") } else { red(&format!("{} lost", proof.lost)) };
-        println!("  {} requests sent once, never retried: {lost}", proof.requests);
+        out(&format!("  {} requests sent once, never retried: {lost}", proof.requests));
         for loss in &proof.first_losses {
-            println!("    {loss}");
+            out(&format!("    {loss}"));
         }
-        println!(
+        out(&format!(
             "  lowest available {} (floor {}), most alive {} (ceiling {}), peak mix {}",
             proof.lowest_available,
             proof.floor,
             proof.highest_total,
             proof.ceiling,
             mix.join(" + ")
-        );
-        println!(
+        ));
+        out(&format!(
             "  latency p50 {:.1} ms, p99 {:.1} ms",
             proof.p50_us as f64 / 1e3,
             proof.p99_us as f64 / 1e3
-        );
-        println!("  every decision with its reason: {}", proof.report.display());
+        ));
+        out(&format!("  every decision with its reason: {}", proof.report.display()));
         i32::from(!good)
     }
 
