@@ -1,4 +1,4 @@
-//! The bytes that run: finding the program, digesting it and the files it is given, and remembering digests.
+//! The bytes that run: digesting the program and the files it is given, and remembering digests.
 //!
 //! Invariant: a remembered digest is used only while device, inode, size and both times of the file are the same,
 //! and was remembered only when the file had been quiet for longer than the clock of a file system is coarse.
@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -17,10 +17,9 @@ use trundle_core::event::RefusalCode;
 use trundle_core::revision::{Digest, Run, hex};
 
 use crate::placeholder;
+use crate::program::{absolute, find_program};
 use crate::shim::record::Refusal;
 
-/// Where programs are looked for when no PATH is set.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// A file must be quiet this long before its digest is remembered.
 const QUIET_S: i64 = 2;
 /// At most so many digests are remembered.
@@ -91,54 +90,6 @@ pub(crate) fn digest_of(file: &mut File) -> io::Result<Digest> {
             n => hash.update(&piece[..n]),
         }
     }
-}
-
-/// The program that `name` stands for: a path relative to `cwd`, or a name looked for in `path_variable`.
-/// Links are not resolved: a program may look at its own name.
-pub(crate) fn find_program(name: &str, cwd: &Path, path_variable: &str) -> Result<PathBuf, Refusal> {
-    let missing = |text: String| Err(Refusal::new(RefusalCode::NotFound, text));
-    if name.contains('/') {
-        let path = absolute(cwd, name);
-        return match fs::metadata(&path) {
-            Err(error) => missing(format!("cannot run {}: {error}", path.display())),
-            Ok(metadata) if !metadata.is_file() => {
-                missing(format!("cannot run {}: it is not a file", path.display()))
-            }
-            Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
-                missing(format!("cannot run {0}: it may not be executed; try `chmod +x {0}`", path.display()))
-            }
-            Ok(_) => Ok(path),
-        };
-    }
-    let runnable =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    let found = path_variable.split(':').map(|folder| absolute(cwd, folder).join(name)).find(runnable);
-    found.map_or_else(
-        || {
-            let hint = if cwd.join(name).is_file() {
-                format!("; to run the file beside it, write ./{name}")
-            } else {
-                String::new()
-            };
-            missing(format!("there is no program {} in PATH ({path_variable}){hint}", name.escape_debug()))
-        },
-        Ok,
-    )
-}
-
-/// `path` seen from `base`, without `.` and with `..` as written by people (links are not looked at).
-pub(crate) fn absolute(base: &Path, path: impl AsRef<Path>) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in base.join(path).components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                out.pop();
-            }
-            part => out.push(part),
-        }
-    }
-    out
 }
 
 /// Path → digest of the program and of every argument that names a file, for a command that is run in place.
@@ -218,19 +169,6 @@ fn short(digest: &Digest) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn finds_programs_as_a_shell_would_and_says_what_is_missing() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tool"), "").unwrap();
-        let find =
-            |name: &str| find_program(name, dir.path(), "/usr/bin:/bin").map_err(|refusal| refusal.text);
-        assert!(find("sh").unwrap().ends_with("bin/sh"));
-        assert!(find("tool").unwrap_err().ends_with("write ./tool"));
-        assert!(find("./tool").unwrap_err().contains("chmod +x"));
-        assert!(find("./nope").unwrap_err().contains("No such file"));
-        assert!(find("/tmp").unwrap_err().contains("not a file"));
-    }
 
     #[test]
     fn a_changed_file_has_another_digest_even_with_its_old_time() {

@@ -1,6 +1,11 @@
-//! `{port}` and the like in a command. No shell, no nesting.
+//! `{port}` and the like in a command, for whoever checks one and for whoever fills it in. No shell, no nesting.
 
 use trundle_core::ids::{AppName, InstanceKey, VersionLabel};
+
+/// All there are.
+pub const PLACEHOLDERS: [&str; 4] = ["port", "version", "revision", "instance"];
+/// Of a text, as much is shown.
+const SHOWN_CHARS: usize = 80;
 
 /// What the placeholders stand for.
 pub(crate) struct Values {
@@ -29,10 +34,12 @@ impl Values {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPlaceholder {
     #[error(
-        "{{{name}}} in \"{text}\" is unknown: there are {{port}}, {{version}}, {{revision}} and {{instance}}; a brace is written {{{{"
+        "{{{}}} in \"{}\" is unknown: there are {{port}}, {{version}}, {{revision}} and {{instance}}; a brace is written {{{{",
+        shown(name),
+        shown(text)
     )]
     Unknown { name: String, text: String },
-    #[error("a brace in \"{text}\" has no partner: a brace is written {{{{ or }}}}")]
+    #[error("a brace in \"{}\" has no partner: a brace is written {{{{ or }}}}", shown(text))]
     Unbalanced { text: String },
 }
 
@@ -42,18 +49,23 @@ pub(crate) fn fill(text: &str, values: &Values) -> Result<String, BadPlaceholder
 }
 
 /// Whether the text can be filled in; answers it with its braces undoubled if there is no placeholder in it.
-pub(crate) fn check(text: &str) -> Result<Option<String>, BadPlaceholder> {
-    let known = |name: &str| matches!(name, "port" | "version" | "revision" | "instance");
+///
+/// # Errors
+/// When a brace has no partner or a placeholder is none of ours.
+pub fn check(text: &str) -> Result<Option<String>, BadPlaceholder> {
     let mut plain = true;
     let out = expand(text, |name| {
         plain = false;
-        known(name).then(String::new)
+        PLACEHOLDERS.contains(&name).then(String::new)
     })?;
     Ok(plain.then_some(out))
 }
 
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect()
+}
+
 fn expand(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> Result<String, BadPlaceholder> {
-    let shown = || text.chars().take(80).flat_map(char::escape_debug).collect::<String>();
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
@@ -65,8 +77,10 @@ fn expand(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> Result<S
             continue;
         }
         let inside = tail.strip_prefix('{').and_then(|t| t.split_once('}'));
-        let Some((name, after)) = inside else { return Err(BadPlaceholder::Unbalanced { text: shown() }) };
-        let unknown = || BadPlaceholder::Unknown { name: name.escape_debug().to_string(), text: shown() };
+        let Some((name, after)) = inside else {
+            return Err(BadPlaceholder::Unbalanced { text: text.to_owned() });
+        };
+        let unknown = || BadPlaceholder::Unknown { name: name.to_owned(), text: text.to_owned() };
         out.push_str(&value(name).ok_or_else(unknown)?);
         rest = after;
     }

@@ -11,9 +11,10 @@ use trundle_core::revision::{
 };
 
 use crate::artifact::{self, ArtifactError};
-use crate::digests::{self, DEFAULT_PATH, Digests};
+use crate::digests::{self, Digests};
 use crate::layout::Layout;
 use crate::placeholder::{self, BadPlaceholder};
+use crate::program::{DEFAULT_PATH, absolute, find_program};
 use crate::seal::{SealError, Sealer};
 use crate::secret::Secret;
 
@@ -98,8 +99,7 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
         Some(artifact) => {
             let (command, cwd) = located(&layout, artifact, &draft.command, &draft.cwd);
             let name = command.first().map_or("", String::as_str);
-            digests::find_program(name, &cwd, &path_variable)
-                .map_err(|refusal| PrepareError::Program(refusal.text))?;
+            find_program(name, &cwd, &path_variable).map_err(|why| PrepareError::Program(why.to_string()))?;
             BTreeMap::new()
         }
         None => digests::in_place(&draft.command, &draft.cwd, &path_variable, &Digests::default())
@@ -141,8 +141,7 @@ fn import(layout: &Layout, draft: &mut Draft) -> Result<Option<Artifact>, Prepar
     if !artifact.is_folder {
         // However the command names the file, from here on it is named in one way.
         let is_it = |arg: &str| {
-            arg == artifact.path
-                || digests::absolute(&draft.cwd, arg) == digests::absolute(&draft.cwd, &wanted.path)
+            arg == artifact.path || absolute(&draft.cwd, arg) == absolute(&draft.cwd, &wanted.path)
         };
         let mut named = false;
         for arg in &mut draft.command {

@@ -19,7 +19,8 @@ use trundle_core::event::ProbeEvidence;
 use super::probe::{shown, timed_out};
 use super::{Surroundings, Target};
 use crate::placeholder::{self, BadPlaceholder};
-use crate::{digests, logs, procfs, sys};
+use crate::program::{DEFAULT_PATH, find_program};
+use crate::{logs, procfs, sys};
 
 const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 
@@ -85,9 +86,8 @@ async fn attempt(
 
 fn spawn(argv: &[String], around: &Surroundings) -> Result<(Session, OwnedFd), String> {
     let (name, args) = argv.split_first().ok_or("the command of the check is empty")?;
-    let path = around.env.get("PATH").map_or(digests::DEFAULT_PATH, String::as_str);
-    let program =
-        digests::find_program(name, Path::new(&around.cwd), path).map_err(|refusal| refusal.text)?;
+    let path = around.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let program = find_program(name, Path::new(&around.cwd), path).map_err(|why| why.to_string())?;
     let text = |error: io::Error| format!("cannot run {}: {error}", program.display());
     let (reader, out) = io::pipe().map_err(text)?;
     let err = out.try_clone().map_err(text)?;

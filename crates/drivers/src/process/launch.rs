@@ -10,10 +10,11 @@ use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::{Revision, Run};
 
 use super::Context;
-use crate::digests::{self, DEFAULT_PATH};
+use crate::digests;
 use crate::health::Surroundings;
 use crate::placeholder::{self, Values};
 use crate::procfs::{INSTANCE_KEY, STATE_DIR_KEY};
+use crate::program::{DEFAULT_PATH, find_program};
 use crate::seal::Sealer;
 use crate::shim::record::Refusal;
 use crate::{artifact, prepare};
@@ -58,7 +59,7 @@ impl Launch {
         let argv = argv.map_err(|error| Refusal::new(RefusalCode::NotFound, error.to_string()))?;
         let path_variable = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
         let program = match &run.artifact {
-            Some(_) => digests::find_program(argv.first().map_or("", String::as_str), &cwd, path_variable)?,
+            Some(_) => find_program(argv.first().map_or("", String::as_str), &cwd, path_variable)?,
             None => digests::verify(run, &cwd, path_variable, &context.digests)?,
         };
         Ok(Self { program, argv, cwd, env })

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use trundle_core::event::{Exit, RefusalCode};
 
+use crate::program::NotRunnable;
 use crate::sweep::Process;
 
 /// Everything a shim needs to know, on its standard input.
@@ -114,6 +115,12 @@ impl Refusal {
 
     pub fn system(what: &str, error: impl std::fmt::Display) -> Self {
         Self::new(RefusalCode::System, format!("{what}: {error}"))
+    }
+}
+
+impl From<NotRunnable> for Refusal {
+    fn from(why: NotRunnable) -> Self {
+        Self::new(RefusalCode::NotFound, why.to_string())
     }
 }
 

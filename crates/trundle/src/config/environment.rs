@@ -8,6 +8,7 @@ use std::path::Path;
 
 use trundle_core::ids::EnvKey;
 use trundle_drivers::Secret;
+use trundle_drivers::program::DEFAULT_PATH;
 
 use super::Secrets;
 use super::env_file;
@@ -22,8 +23,6 @@ const VALUE_BYTES_MAX: usize = 128 * 1024;
 /// Set by Trundle for each instance, over whatever is written.
 const OWN: [&str; 6] =
     ["PORT", "TRUNDLE_APP", "TRUNDLE_VERSION", "TRUNDLE_REVISION", "TRUNDLE_INSTANCE", "TRUNDLE_STATE_DIR"];
-/// Where programs are looked for when no PATH is set.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// No `Debug`: it holds values that are not to be seen.
 pub struct Environment {

@@ -25,12 +25,14 @@ mod syntax;
 mod value;
 
 use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 use trundle_core::ids::AppName;
 use trundle_core::settings::AppSettings;
 use trundle_drivers::prepare::Draft;
+// As people read a path, and as the driver will.
+use trundle_drivers::program::absolute;
 
 use findings::Findings;
 use section::Section;
@@ -100,17 +102,4 @@ fn no_file(path: &Path, unreadable: Unreadable) -> ConfigError {
         span: None,
     };
     ConfigError::new(path.display().to_string(), String::new(), vec![problem])
-}
-
-/// `path` seen from `folder`, without `.` and `..`, as people read it and as the driver will: links are not looked at.
-fn absolute(folder: &Path, path: &str) -> PathBuf {
-    let mut absolute = PathBuf::new();
-    for part in folder.join(path).components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => drop(absolute.pop()),
-            part => absolute.push(part),
-        }
-    }
-    absolute
 }

@@ -1,10 +1,11 @@
 //! The command: whether its program can be run from where it will be run, and whether its placeholders are known.
 //!
-//! Nothing is started and no link is resolved here.
+//! The rules are the driver's own; here stand the words for whoever writes the file, and what he may have meant.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use trundle_drivers::placeholder::{self, BadPlaceholder, PLACEHOLDERS};
+use trundle_drivers::program::{NotRunnable, check_program_file, find_program, folders};
 
 use super::section::Section;
 use super::similar;
@@ -12,7 +13,6 @@ use super::source::shown;
 
 const ARGUMENTS_MAX: usize = 1_000;
 const ARGUMENT_BYTES_MAX: usize = 4_096;
-const PLACEHOLDERS: [&str; 4] = ["port", "version", "revision", "instance"];
 
 /// Message and hint.
 pub type Refusal = (String, String);
@@ -21,24 +21,17 @@ pub type Refusal = (String, String);
 pub fn check_placeholders(text: &str) -> Result<(), Refusal> {
     const LIST: &str =
         "{port}, {version}, {revision} and {instance} are filled in; a brace is written {{ or }}";
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let tail = &rest[at..];
-        if let Some(after) = tail.strip_prefix("{{").or_else(|| tail.strip_prefix("}}")) {
-            rest = after;
-            continue;
+    match placeholder::check(text) {
+        Ok(_) => Ok(()),
+        Err(BadPlaceholder::Unbalanced { text }) => {
+            Err((format!("a brace in \"{}\" has no partner", shown(&text)), LIST.to_owned()))
         }
-        let Some((name, after)) = tail.strip_prefix('{').and_then(|tail| tail.split_once('}')) else {
-            return Err((format!("a brace in \"{}\" has no partner", shown(text)), LIST.to_owned()));
-        };
-        if !PLACEHOLDERS.contains(&name) {
-            let near = similar::nearest(name, PLACEHOLDERS).map(|near| format!("did you mean {{{near}}}? "));
+        Err(BadPlaceholder::Unknown { name, .. }) => {
+            let near = similar::nearest(&name, PLACEHOLDERS).map(|near| format!("did you mean {{{near}}}? "));
             let hint = format!("{}{LIST}", near.unwrap_or_default());
-            return Err((format!("unknown placeholder {{{}}}", shown(name)), hint));
+            Err((format!("unknown placeholder {{{}}}", shown(&name)), hint))
         }
-        rest = after;
     }
-    Ok(())
 }
 
 /// Whether every argument can be given to a program, and its placeholders filled in.
@@ -70,53 +63,53 @@ pub fn check_program(program: &str, cwd: &Path, path_variable: &str) -> Result<(
         let hint = "write its name in full; arguments may have placeholders".to_owned();
         return Err((format!("the program itself cannot hold a placeholder: {}", shown(program)), hint));
     }
-    if program.contains('/') {
-        check_file(program, &super::absolute(cwd, program))
-    } else {
-        check_name(program, cwd, path_variable)
-    }
+    find_program(program, cwd, path_variable)
+        .map(drop)
+        .map_err(|why| in_words(program, why, || near_name(program, cwd, path_variable)))
 }
 
 /// Whether the file is there and may be executed; `written` is what people read.
 pub fn check_file(written: &str, path: &Path) -> Result<(), Refusal> {
-    let written = shown(written);
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => {
-            Err((format!("{written} is not a file"), "name the program itself".to_owned()))
+    check_program_file(path).map_err(|why| in_words(written, why, || None))
+}
+
+fn in_words(written: &str, why: NotRunnable, near_name: impl Fn() -> Option<String>) -> Refusal {
+    let shown = shown(written);
+    match why {
+        NotRunnable::NotAFile(_) => (format!("{shown} is not a file"), "name the program itself".to_owned()),
+        NotRunnable::NotExecutable(path) => {
+            (format!("{shown} may not be executed"), format!("try: chmod +x {}", path.display()))
         }
-        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
-            Err((format!("{written} may not be executed"), format!("try: chmod +x {}", path.display())))
-        }
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let hint = near_file(path).map_or_else(
+        NotRunnable::Unreadable { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            let hint = near_file(&path).map_or_else(
                 || format!("it is looked for at {}: build it first, or correct the path", path.display()),
                 |near| format!("did you mean {near}? It is looked for at {}", path.display()),
             );
-            Err((format!("there is no file {written}"), hint))
+            (format!("there is no file {shown}"), hint)
         }
-        Err(error) => Err((format!("cannot use {written}: {error}"), format!("look at {}", path.display()))),
+        NotRunnable::Unreadable { path, source } => {
+            (format!("cannot use {shown}: {source}"), format!("look at {}", path.display()))
+        }
+        NotRunnable::NotInPath { beside, .. } => {
+            let hint = if beside {
+                format!("to run the file beside it, write ./{shown}")
+            } else if let Some(near) = near_name() {
+                format!("did you mean {near}?")
+            } else {
+                "install it, or write the path to it, such as ./server".to_owned()
+            };
+            (format!("there is no program {shown} in PATH"), hint)
+        }
     }
-}
-
-fn check_name(name: &str, cwd: &Path, path_variable: &str) -> Result<(), Refusal> {
-    let folders: Vec<PathBuf> = path_variable.split(':').map(|folder| cwd.join(folder)).collect();
-    if folders.iter().any(|folder| is_runnable(&folder.join(name))) {
-        return Ok(());
-    }
-    let near = || folders.iter().find_map(|folder| similar::nearest_in(folder, name, is_runnable));
-    let hint = if cwd.join(name).is_file() {
-        format!("to run the file beside it, write ./{}", shown(name))
-    } else if let Some(near) = near() {
-        format!("did you mean {near}?")
-    } else {
-        "install it, or write the path to it, such as ./server".to_owned()
-    };
-    Err((format!("there is no program {} in PATH", shown(name)), hint))
 }
 
 fn is_runnable(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    check_program_file(path).is_ok()
+}
+
+/// A program with a similar name in PATH.
+fn near_name(name: &str, cwd: &Path, path_variable: &str) -> Option<String> {
+    folders(cwd, path_variable).find_map(|folder| similar::nearest_in(&folder, name, is_runnable))
 }
 
 /// A program with a similar name in the same folder, as it would be written.
