@@ -1,5 +1,6 @@
 //! Bodies on their way through, frame by frame; nothing is ever collected.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 use crate::connection::Connection;
 use crate::exchange::Exchange;
+use crate::replay::Replay;
 
 /// Why a body ended early. The text goes to nobody: the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -26,7 +28,8 @@ pub enum BodyFault {
 
 /// A client's body on its way to an endpoint.
 pub struct RequestBody {
-    inner: Incoming,
+    source: Rc<RefCell<Replay>>,
+    limit: u64,
     /// Bytes that may still come.
     left: u64,
     client: Rc<Connection>,
@@ -34,7 +37,18 @@ pub struct RequestBody {
 
 impl RequestBody {
     pub fn new(inner: Incoming, limit: Option<u64>, client: Rc<Connection>) -> Self {
-        Self { inner, left: limit.unwrap_or(u64::MAX), client }
+        let limit = limit.unwrap_or(u64::MAX);
+        Self { source: Replay::new(inner), limit, left: limit, client }
+    }
+
+    /// The same body, for another try.
+    pub fn again(&self) -> Self {
+        let (source, client) = (Rc::clone(&self.source), Rc::clone(&self.client));
+        Self { source, limit: self.limit, left: self.limit, client }
+    }
+
+    pub fn source(&self) -> &RefCell<Replay> {
+        &self.source
     }
 }
 
@@ -46,12 +60,12 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+        let Poll::Ready(frame) = self.source.borrow_mut().poll_frame(cx) else {
             self.client.body_waits();
             return Poll::Pending;
         };
         self.client.body_moved();
-        if frame.is_none() || self.inner.is_end_stream() {
+        if frame.is_none() || self.is_end_stream() {
             self.client.body_ended();
         }
         let fault = match &frame {
@@ -76,11 +90,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.source.borrow().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.source.borrow().size_hint()
     }
 }
 

@@ -41,6 +41,11 @@ impl Exchange {
         self.app_error = true;
     }
 
+    /// The request has failed, and provably without a byte of it being seen.
+    pub fn is_untouched(&self) -> bool {
+        self.upstream.as_ref().is_some_and(Upstream::is_untouched)
+    }
+
     /// The request came back untouched: it was never here. Gives the claim and the connection up.
     pub fn undo(mut self) {
         let counts = &self.claim.endpoint().counts;

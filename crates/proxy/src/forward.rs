@@ -1,7 +1,8 @@
 //! The way of one request: check it, choose an endpoint, connect, send, hand the answer on.
 //!
-//! Invariant: a request is given to another endpoint only as long as hyper gives it back whole, which it does only
-//! when not one byte of it was written. After that it is never sent again, whatever its method.
+//! Invariant: a request is given to another endpoint only when hyper gives it back whole, which it does only when not one
+//! byte of it was written, or when its kept connection was provably closed before a byte of it came there. In every other
+//! case it is never sent again, whatever its method.
 
 use std::future::Future;
 use std::pin::pin;
@@ -24,6 +25,7 @@ use crate::connection::{Connection, Expired};
 use crate::endpoint::Flag;
 use crate::exchange::Exchange;
 use crate::headers::{self, Origin};
+use crate::replay::Again;
 use crate::routes::{Route, Tried};
 
 /// The client is gone: there is nobody to answer.
@@ -212,7 +214,8 @@ async fn forward(
             continue;
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
-        match send(client, &route, exchange, request).await {
+        let again = was_kept.then(|| Again::of(&request));
+        match send(client, &route, exchange, request, again).await {
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
             Sent::Back(unsent) if was_kept => {
                 request = unsent;
@@ -244,6 +247,7 @@ async fn send(
     route: &Route,
     mut exchange: Exchange,
     request: Request<RequestBody>,
+    again: Option<Again>,
 ) -> Sent {
     client.sent_to(exchange.claim().endpoint());
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
@@ -259,14 +263,23 @@ async fn send(
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             bad_response(client, exchange)
         }
-        Ok(Ok(response)) => Sent::Answered(passed(client, route, exchange, response)),
-        Ok(Err(mut error)) => match error.take_message() {
-            Some(request) => {
-                exchange.undo();
-                Sent::Back(request)
+        Ok(Ok(response)) => {
+            if let Some(again) = again {
+                again.forget();
             }
-            None => broken(client, exchange, &error.into_error()),
-        },
+            Sent::Answered(passed(client, route, exchange, response))
+        }
+        Ok(Err(mut error)) => {
+            let untouched = client.body_fault().is_none() && exchange.is_untouched();
+            let unsent = error.take_message().or_else(|| again.filter(|_| untouched)?.request());
+            match unsent {
+                Some(request) => {
+                    exchange.undo();
+                    Sent::Back(request)
+                }
+                None => broken(client, exchange, &error.into_error()),
+            }
+        }
         Err(Expired::Response) => {
             exchange.failed(AppCell::Lost(Lost::ResponseTimeout));
             let reason = format!("an instance of {} did not answer in time\n", client.app);

@@ -41,6 +41,7 @@ mod listen;
 mod lock;
 mod pool;
 mod process;
+mod replay;
 mod routes;
 mod store;
 mod stream;

@@ -60,6 +60,11 @@ impl Upstream {
     fn is_clean(&self) -> bool {
         !self.sender.is_closed() && self.sender.is_ready()
     }
+
+    /// See [`EndpointStream::is_untouched`].
+    pub fn is_untouched(&self) -> bool {
+        self.stream.is_untouched()
+    }
 }
 
 impl Pools {

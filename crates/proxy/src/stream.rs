@@ -11,9 +11,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::sys::unacknowledged;
 
 /// One thread, never borrowed across an await.
 #[derive(Clone)]
@@ -21,20 +24,40 @@ pub struct EndpointStream(Rc<RefCell<Inner>>);
 
 struct Inner {
     socket: TcpStream,
-    /// A byte of the present request was taken by the kernel.
-    begun: bool,
+    /// Bytes of the present request that our kernel has taken.
+    written: u64,
+    /// A byte came since.
+    heard: bool,
+    /// The other side has ended its stream.
+    ended: bool,
     /// Why the other side takes no more. Such a connection is good for reading what is there, and then over.
     deaf: Option<ErrorKind>,
 }
 
 impl EndpointStream {
     pub fn new(socket: TcpStream) -> Self {
-        Self(Rc::new(RefCell::new(Inner { socket, begun: false, deaf: None })))
+        Self(Rc::new(RefCell::new(Inner { socket, written: 0, heard: false, ended: false, deaf: None })))
     }
 
     /// The next byte that is written belongs to a new request.
     pub fn next_request(&self) {
-        self.0.borrow_mut().begun = false;
+        let mut inner = self.0.borrow_mut();
+        inner.written = 0;
+        inner.heard = false;
+    }
+
+    /// The present request has failed here, and the app cannot have seen a byte of it: it had closed before.
+    ///
+    /// The app's FIN acknowledges all that had come to its socket until then. So when we have its FIN, and not one byte
+    /// of this request is acknowledged, none had come; and what comes to a closed socket is answered with a reset, which
+    /// we have too. An end that begins with a reset proves nothing: it may stand for bytes that were read.
+    pub fn is_untouched(&self) -> bool {
+        let inner = self.0.borrow();
+        if inner.heard || inner.written == 0 {
+            return !inner.heard;
+        }
+        let closed_by_fin = inner.ended && inner.deaf != Some(ErrorKind::ConnectionReset);
+        closed_by_fin && inner.is_reset() && unacknowledged(&inner.socket).is_ok_and(|n| n >= inner.written)
     }
 
     /// Asks the kernel: hyper learns of a FIN only when the event loop has turned, which may be too late.
@@ -46,6 +69,13 @@ impl EndpointStream {
 }
 
 impl Inner {
+    /// Closed in both directions, of which we have closed none.
+    fn is_reset(&self) -> bool {
+        let mut socket = [PollFd::new(&self.socket, PollFlags::empty())];
+        rustix::event::poll(&mut socket, Some(&Timespec::default())).is_ok()
+            && socket[0].revents().contains(PollFlags::HUP)
+    }
+
     fn write(
         &mut self,
         write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
@@ -55,11 +85,11 @@ impl Inner {
         }
         match ready!(write(Pin::new(&mut self.socket))) {
             Ok(written) => {
-                self.begun |= written > 0;
+                self.written += written as u64;
                 Poll::Ready(Ok(written))
             }
             // No waker is needed: the reset that refused this write is an event for the reader too.
-            Err(error) if self.begun && is_refusal(error.kind()) => {
+            Err(error) if self.written > 0 && is_refusal(error.kind()) => {
                 self.deaf = Some(error.kind());
                 Poll::Pending
             }
@@ -77,10 +107,13 @@ impl AsyncRead for EndpointStream {
         let inner = &mut *self.0.borrow_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut inner.socket).poll_read(cx, buf))?;
+        let nothing = buf.filled().len() == before;
+        inner.heard |= !nothing;
+        inner.ended |= nothing;
         match inner.deaf {
             // The kernel tells a reset once, and our write was told. To the reader it looks like an orderly end, which
             // would make an answer that ends with its connection look whole.
-            Some(kind) if buf.filled().len() == before => Poll::Ready(Err(kind.into())),
+            Some(kind) if nothing => Poll::Ready(Err(kind.into())),
             Some(_) | None => Poll::Ready(Ok(())),
         }
     }
@@ -115,9 +148,8 @@ impl AsyncWrite for EndpointStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags};
     use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use std::net::{Shutdown, TcpListener};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::{Duration, timeout};
 
@@ -168,6 +200,48 @@ mod tests {
             reset(&stream, app);
             stream.next_request();
             assert!(is_refusal(stream.write_all(b"another request").await.unwrap_err().kind()));
+        });
+    }
+
+    /// What a request of two writes proves when the app's side does this before, between and after them.
+    async fn untouched_after(
+        before: fn(&mut std::net::TcpStream),
+        after: fn(&mut std::net::TcpStream),
+    ) -> bool {
+        let (mut stream, mut app) = begun().await;
+        app.read_exact(&mut [0; 23]).unwrap();
+        stream.next_request();
+        before(&mut app);
+        let sent = async {
+            stream.write_all(b"another").await.is_ok() && stream.write_all(b"request").await.is_ok()
+        };
+        let _ = timeout(Duration::from_millis(20), sent).await;
+        after(&mut app);
+        let read = timeout(Duration::from_millis(200), stream.read(&mut [0; 8])).await;
+        assert!(read.is_ok_and(|read| read.map_or(true, |n| n == 0 || n == 6)));
+        stream.is_untouched()
+    }
+
+    #[test]
+    fn only_an_app_that_had_closed_before_has_seen_nothing() {
+        run(async {
+            let close = |app: &mut std::net::TcpStream| app.shutdown(Shutdown::Both).unwrap();
+            let half_close = |app: &mut std::net::TcpStream| app.shutdown(Shutdown::Write).unwrap();
+            let read = |app: &mut std::net::TcpStream| app.read_exact(&mut [0; 14]).unwrap();
+            assert!(untouched_after(close, |_| {}).await);
+            assert!(!untouched_after(|_| {}, close).await, "it may have been read");
+            assert!(!untouched_after(half_close, |_| {}).await, "it can still be read");
+            assert!(!untouched_after(half_close, read).await, "it was read");
+            assert!(!untouched_after(|_| {}, |app| app.write_all(b"answer").unwrap()).await);
+            // A reset, without a FIN before it, of what was half read.
+            let (mut stream, app) = begun().await;
+            reset(&stream, app);
+            assert!(stream.read(&mut [0; 8]).await.is_err() && !stream.is_untouched());
+            // The same, told to a write: then the reader is shown an end like that of a FIN.
+            let (mut stream, app) = begun().await;
+            reset(&stream, app);
+            assert!(timeout(Duration::ZERO, stream.write_all(b"rest")).await.is_err());
+            assert!(stream.read(&mut [0; 8]).await.is_err() && !stream.is_untouched());
         });
     }
 }

@@ -1,11 +1,13 @@
-//! The two things that safe Rust cannot say here: memory shared through a file, and a descriptor that came by number.
+//! What safe Rust cannot say here: memory shared through a file, a descriptor that came by number, and one question to
+//! the kernel about a socket.
 //!
 //! This is the only module with `unsafe`, and each use has its argument. Nothing else may live here.
 #![allow(unsafe_code)]
 
+use std::ffi::c_int;
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
 
 use memmap2::MmapRaw;
@@ -46,4 +48,13 @@ pub fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(fd)
+}
+
+/// Bytes that were written to a TCP socket and that its other side has not acknowledged.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    /// `SIOCOUTQ`; see tcp(7).
+    const OUTQ: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: the kernel writes one int for this number, and nothing for a descriptor that has no such queue.
+    let count = unsafe { rustix::ioctl::ioctl(socket, rustix::ioctl::Getter::<OUTQ, c_int>::new()) }?;
+    u64::try_from(count).map_err(io::Error::other)
 }

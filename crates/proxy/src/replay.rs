@@ -1,0 +1,111 @@
+//! A request that can be sent again from its start, for the case that its connection proves to have taken none of it.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Request;
+use http::request::Parts;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use crate::body::RequestBody;
+
+/// Of a body: what goes out in the first writes. More than that is not kept, and such a request is not sent again.
+const MOST_KEPT: u64 = 64 * 1024;
+
+/// A client's body, of which the first bytes are kept when that is wished.
+pub struct Replay {
+    inner: Incoming,
+    /// What was read since it is wished; `None` when it is not, or was too much.
+    kept: Option<Vec<Bytes>>,
+    /// The next of these to be read. As many as there are when nothing is replayed.
+    next: usize,
+}
+
+impl Replay {
+    pub fn new(inner: Incoming) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self { inner, kept: None, next: 0 }))
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(self.next)) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.keep(frame);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(kept) = &mut self.kept else { return };
+        match frame.data_ref() {
+            Some(bytes) if length(kept) + bytes.len() as u64 <= MOST_KEPT => {
+                kept.push(bytes.clone());
+                self.next += 1;
+            }
+            Some(_) | None => self.kept = None,
+        }
+    }
+
+    fn to_replay(&self) -> &[Bytes] {
+        self.kept.as_deref().and_then(|kept| kept.get(self.next..)).unwrap_or_default()
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.to_replay().is_empty() && self.inner.is_end_stream()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        let (replayed, inner) = (length(self.to_replay()), self.inner.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + replayed);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + replayed);
+        }
+        hint
+    }
+}
+
+fn length(frames: &[Bytes]) -> u64 {
+    frames.iter().map(|bytes| bytes.len() as u64).sum()
+}
+
+/// What is needed to send a request again.
+pub struct Again {
+    head: Parts,
+    body: RequestBody,
+}
+
+impl Again {
+    /// Of a request that was not sent yet. From here on its body is kept.
+    pub fn of(request: &Request<RequestBody>) -> Self {
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = request.method().clone();
+        head.uri = request.uri().clone();
+        head.version = request.version();
+        head.headers = request.headers().clone();
+        let body = request.body().again();
+        body.source().borrow_mut().kept = Some(Vec::new());
+        Self { head, body }
+    }
+
+    /// The same request; `None` when too much of its body was read.
+    pub fn request(self) -> Option<Request<RequestBody>> {
+        {
+            let mut source = self.body.source().borrow_mut();
+            source.kept.as_ref()?;
+            source.next = 0;
+        }
+        Some(Request::from_parts(self.head, self.body))
+    }
+
+    /// Nothing of it is kept any longer.
+    pub fn forget(self) {
+        self.body.source().borrow_mut().kept = None;
+    }
+}
