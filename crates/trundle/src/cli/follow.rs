@@ -47,6 +47,9 @@ pub async fn after(
     follow: &FollowArgs,
     purpose: Purpose,
 ) -> Result<Exit, Stop> {
+    let nothing_to_do = answer.rollout.is_none() && answer.unchanged;
+    let ends_here = follow.detach || nothing_to_do;
+    super::without_reader(if ends_here { Exit::Done } else { Exit::StillRunning }.code());
     if context.json && (context.streams || follow.detach) {
         print_json(&accepted(answer))?;
     } else if !context.json && !context.quiet {
@@ -55,14 +58,11 @@ pub async fn after(
     if follow.detach {
         return Ok(Exit::Done);
     }
-    let target = match answer.rollout {
-        None if answer.unchanged => {
-            let status = context.client.status(app.as_str()).await.ok();
-            return tell_result(context, Exit::Done, status.as_ref(), Some(&answer.says));
-        }
-        Some(id) => Target::Rollout(id),
-        None => Target::Settled,
-    };
+    if nothing_to_do {
+        let status = context.client.status(app.as_str()).await.ok();
+        return tell_result(context, Exit::Done, status.as_ref(), Some(&answer.says));
+    }
+    let target = answer.rollout.map_or(Target::Settled, Target::Rollout);
     let show = Show::new(context);
     if !answer.began && answer.rollout.is_some() {
         stand(context, app, &show, purpose).await;
@@ -93,6 +93,7 @@ pub async fn wait(
     if !history.rollouts.iter().any(|row| row.rollout == wanted) {
         return Err(Stop::Error(format!("{app} has no rollout {wanted}; see `trundle history {app}`")));
     }
+    super::without_reader(Exit::StillRunning.code());
     let show = Show::new(context);
     if history.rollouts.last().is_some_and(|last| last.rollout == wanted) {
         stand(context, &app, &show, Purpose::GoOn).await;
@@ -125,7 +126,6 @@ struct Followed<'a> {
 impl Followed<'_> {
     /// `after`: the number of the last line that is known already.
     async fn watch(&self, mut show: Show, mut after: Option<u64>) -> Result<Exit, Stop> {
-        super::without_reader(Exit::StillRunning.code());
         let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         let mut lost_at: Option<Instant> = None;
         loop {

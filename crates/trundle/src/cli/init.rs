@@ -19,7 +19,7 @@ pub fn run(dir: &Path) -> i32 {
             0
         }
         Err(refusal) => {
-            let _ = writeln!(std::io::stderr(), "{refusal}");
+            let _ = writeln!(std::io::stderr(), "error: {refusal}");
             1
         }
     }
@@ -34,11 +34,11 @@ pub fn write_template(dir: &Path) -> Result<PathBuf, String> {
         Ok(()) => Ok(path),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let hint = "edit it and check it with `trundle validate`, or move it away first";
-            Err(format!("error: {} is there already, and was not touched\nhint: {hint}", path.display()))
+            Err(format!("{} is there already, and was not touched\nhint: {hint}", path.display()))
         }
         Err(error) => {
             let hint = "check that the folder is there and may be written to";
-            Err(format!("error: cannot write {}: {error}\nhint: {hint}", path.display()))
+            Err(format!("cannot write {}: {error}\nhint: {hint}", path.display()))
         }
     }
 }

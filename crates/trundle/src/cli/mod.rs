@@ -290,6 +290,11 @@ fn end_with_the_reader() {
 
 async fn carry_out(context: &Context, command: Command) -> i32 {
     let ended = match command {
+        Command::Init if context.json => {
+            let written = init::write_template(&std::env::current_dir().unwrap_or_default());
+            let printed = written.map(|path| print_json(&serde_json::json!({ "file": path })));
+            printed.map_err(Stop::Error).flatten().map(|()| Exit::Done)
+        }
         Command::Init => return init::run(&std::env::current_dir().unwrap_or_default()),
         Command::Validate { file } => return validate::run(&file.file, &file.sets, context.json),
         Command::Plan { state: Some(state), .. } => plan::for_situation(context, &state),
