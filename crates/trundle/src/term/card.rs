@@ -187,10 +187,14 @@ fn evidence(out: &mut String, failure: &Failure) {
         row(
             out,
             "log",
-            &format!("the last {} lines (trundle logs {})", failure.logs.len(), failure.instance),
+            &format!("the last {} (trundle logs {})", lines(failure.logs.len()), failure.instance),
         );
         for line in &failure.logs {
             let _ = writeln!(out, "    {}", printable(line));
         }
     }
+}
+
+fn lines(n: usize) -> String {
+    if n == 1 { "line".to_owned() } else { format!("{n} lines") }
 }

@@ -20,7 +20,7 @@ pub fn render(history: &History) -> String {
             row.to_version,
             row.state,
             duration_text(row.duration_ms),
-            row.requests.as_ref().map_or_else(|| "?".to_owned(), |r| r.lost.to_string()),
+            row.requests.as_ref().map_or_else(|| "-".to_owned(), |r| r.lost.to_string()),
             dim(row.started_at.as_deref().unwrap_or("-")),
             row.by
         );

@@ -34,3 +34,6 @@ pub fn bold(text: &str) -> String {
 pub fn dim(text: &str) -> String {
     paint("2", text)
 }
+
+#[cfg(test)]
+mod tests;
