@@ -1,8 +1,10 @@
 //! The keys of the JSON that scripts read.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::harness::{Site, procs, sample};
+use crate::harness::{Site, procs, sample, wait_for};
 
 #[track_caller]
 fn expect_keys(value: &Value, keys: &str) {
@@ -123,4 +125,102 @@ fn watching_prints_one_object_a_line() {
         lines.iter().any(|line| line["type"] == "status" && line["status"]["replicas"] == 2),
         "{lines:?}"
     );
+}
+
+#[test]
+fn no_app_and_several_apps_are_one_object_too() {
+    let site = Site::with(&sample(1, r#"START_MS = "0""#, ""));
+    assert_eq!(site.status(), serde_json::json!({ "apps": [] }));
+    assert_eq!(site.run(&["init", "--json"]).expect(1).json()["type"], "error", "the file is there already");
+    site.deploy("1.0", &[]).expect(0);
+    assert_eq!(site.status()["app"], "web", "one app is itself");
+    site.deploy(
+        "1.0",
+        &["--set", "name=api", "--set", &format!("listen.http=127.0.0.1:{}", site.spare_port())],
+    )
+    .expect(0);
+    let both = site.status();
+    let names: Vec<_> = both["apps"].as_array().unwrap().iter().map(|app| app["app"].clone()).collect();
+    assert_eq!(names, ["api", "web"], "{both}");
+    assert_eq!(site.run(&["status", "web", "--json"]).expect(0).json()["app"], "web");
+    let logs = site.run(&["logs", "--json"]).expect(0);
+    assert_eq!(logs.stdout.lines().count(), 1, "{logs}");
+    let line = &logs.json()["lines"][0];
+    expect_keys(line, "instance text");
+    assert!(line["text"].as_str().unwrap().contains("listening"), "{line}");
+}
+
+#[test]
+fn every_line_of_a_deploy_has_a_moment_and_a_type_however_it_ends() {
+    let site = site();
+    for (args, code, last) in [
+        (&["deploy", "--json", "--set", "version=1.0"][..], 0, "result"),
+        (&["deploy", "--json", "--set", "version=2.0", "--detach"], 0, "accepted"),
+        (&["deploy", "--json", "--set", "replicas=none"], 1, "error"),
+        (&["deploy", "--json", "-f", "nowhere.toml"], 1, "error"),
+        (&["deploy", "--json", "--set", "version=3.0", "--if-idle"], 0, "result"),
+    ] {
+        if args.contains(&"--if-idle") {
+            site.run(&["wait"]).expect(0);
+        }
+        let lines = site.run(args).expect(code).json_lines();
+        for line in &lines {
+            expect_keys(line, "at type");
+        }
+        let end = lines.last().unwrap();
+        assert_eq!(end["type"], last, "{args:?}: {end}");
+        if last != "accepted" {
+            assert_eq!(end["exit_code"], code, "{end}");
+        }
+    }
+}
+
+/// `deploy` alone tells as it goes.
+#[test]
+fn other_commands_print_one_object_also_when_they_follow_or_fail() {
+    let site = site();
+    for (args, code, kind) in [
+        (&["restart", "web", "--json"][..], 0, "result"),
+        (&["wait", "--json"], 0, "result"),
+        (&["resume", "--json"], 13, "error"),
+        (&["rollback", "web", "99", "--json"], 1, "error"),
+        (&["restart", "web", "--detach", "--json"], 0, "accepted"),
+        (&["wait", "99", "--json"], 1, "error"),
+    ] {
+        let said = site.run(args).expect(code);
+        assert_eq!(said.stdout.lines().count(), 1, "{args:?}: {said}");
+        assert_eq!(said.json()["type"], kind, "{args:?}: {said}");
+        expect_keys(&said.json(), "at");
+    }
+    site.run(&["wait"]).expect(0);
+}
+
+#[test]
+fn what_nobody_can_tell_is_null_and_what_is_left_is_left_from_now() {
+    let site = site();
+    site.deploy(
+        "2.0",
+        &["--detach", "--set", "run.env.START_MS=60000", "--set", "rollout.healthy_deadline=90s"],
+    )
+    .expect(0);
+    let left = |status: &Value| {
+        let reasons = status["reasons"].as_array().unwrap();
+        reasons.iter().find(|r| r["code"] == "starting").map(|r| r["left_ms"].as_u64().unwrap())
+    };
+    let first = wait_for("a wait", 10, || Some(site.status()).filter(|status| left(status).is_some()));
+    // Nothing happens meanwhile but time.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let second = site.status();
+    let took = |status: &Value| status["rollout"]["duration_ms"].as_u64().unwrap();
+    assert!(took(&second) >= took(&first) + 1_500, "{first}\n{second}");
+    assert!(left(&second).unwrap() + 1_500 <= left(&first).unwrap(), "{first}\n{second}");
+    assert!(second["as_of"].as_str() > first["as_of"].as_str());
+    assert_eq!(second["requests"]["total"], 0);
+    let daemon = site.daemon().unwrap();
+    daemon.kill9();
+    wait_for("its end", 5, || (!daemon.lives()).then_some(()));
+    let (offline, again) = (site.status(), site.status());
+    assert!(offline["requests"].is_null(), "nobody can tell: {offline}");
+    assert_eq!(offline["as_of"], again["as_of"], "that of the last record");
+    assert!(offline["as_of"].as_str() < second["as_of"].as_str(), "{offline}");
 }

@@ -35,7 +35,7 @@ fn a_dead_instance_is_replaced_and_takes_only_its_own_requests_along() {
         (whole && apps.len() == 3 && apps.iter().all(|app| app.pid != victim.pid)).then_some(())
     });
     let report = site.run(&["report"]).expect(0).stdout;
-    for told in ["killed by SIGKILL", "starts web-1-4 (1.0)"] {
+    for told in ["killed by SIGKILL", "starts web-1-4 (1.0) in place of one that died"] {
         assert!(report.contains(told), "{told}: {report}");
     }
 }
