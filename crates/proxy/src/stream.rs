@@ -46,18 +46,10 @@ impl EndpointStream {
         inner.heard = false;
     }
 
-    /// The present request has failed here, and the app cannot have seen a byte of it: it had closed before.
-    ///
-    /// The app's FIN acknowledges all that had come to its socket until then. So when we have its FIN, and not one byte
-    /// of this request is acknowledged, none had come; and what comes to a closed socket is answered with a reset, which
-    /// we have too. An end that begins with a reset proves nothing: it may stand for bytes that were read.
+    /// Asked when the present request has failed here: the app cannot have seen a byte of it.
     pub fn is_untouched(&self) -> bool {
         let inner = self.0.borrow();
-        if inner.heard || inner.written == 0 {
-            return !inner.heard;
-        }
-        let closed_by_fin = inner.ended && inner.deaf != Some(ErrorKind::ConnectionReset);
-        closed_by_fin && inner.is_reset() && unacknowledged(&inner.socket).is_ok_and(|n| n >= inner.written)
+        !inner.heard && (inner.written == 0 || inner.was_closed_before())
     }
 
     /// Asks the kernel: hyper learns of a FIN only when the event loop has turned, which may be too late.
@@ -69,6 +61,16 @@ impl EndpointStream {
 }
 
 impl Inner {
+    /// The app had closed before the first byte came there.
+    ///
+    /// Its FIN acknowledges all that had come to its socket until then. So when we have its FIN, and not one byte of the
+    /// present request is acknowledged, none had come; and what comes to a closed socket is answered with a reset, which
+    /// we have too. An end that begins with a reset proves nothing: it may stand for bytes that were read.
+    fn was_closed_before(&self) -> bool {
+        let by_fin = self.ended && self.deaf != Some(ErrorKind::ConnectionReset);
+        by_fin && self.is_reset() && unacknowledged(&self.socket).is_ok_and(|bytes| bytes >= self.written)
+    }
+
     /// Closed in both directions, of which we have closed none.
     fn is_reset(&self) -> bool {
         let mut socket = [PollFd::new(&self.socket, PollFlags::empty())];
