@@ -19,6 +19,17 @@ const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// So long wrk sends: longer than the rollout takes.
 const WRK_S: u32 = 10;
+
+/// What the strict client posts.
+#[derive(Clone, Copy)]
+struct Posts {
+    percent: &'static str,
+    bytes: &'static str,
+}
+const FORMS: Posts = Posts { percent: "30", bytes: "65536" };
+/// More than the app's socket takes in one go.
+const UPLOADS: Posts = Posts { percent: "50", bytes: "262144" };
+
 /// The strict client wants its id back, and nginx's test the client's address.
 const ECHO: &str = r#"
 _app = app
@@ -32,13 +43,27 @@ def app(environ, start_response):
 
 #[test]
 fn gunicorn_rolls_under_load_and_nothing_is_lost() {
-    let Some(world) = World::new("27000-27499") else { return };
+    let Some(world) = World::new("27000-27249") else { return };
     let address = free_address();
     world.configure(|text| text.replace("127.0.0.1:8080", &address.to_string()));
     world.deploy("1.0");
     assert!(get(address, "").ends_with("hello from 1.0\n"));
-    world.roll_under_load(address, &[("1.1", "1.0")]);
+    world.roll_under_load(address, FORMS, &[("1.1", "1.0")]);
     assert!(get(address, "").ends_with("hello from 1.1\n"));
+}
+
+/// gunicorn then closes with bytes unread, which resets the connection right behind the answer.
+#[test]
+fn an_app_that_does_not_read_uploads_loses_no_answer() {
+    let Some(world) = World::new("27250-27499") else { return };
+    let text = fs::read_to_string(world.path("dist/app.py")).unwrap();
+    let deaf = text.replace("environ[\"wsgi.input\"].read()", "pass");
+    assert_ne!(deaf, text, "README's app reads where this test looks for it");
+    fs::write(world.path("dist/app.py"), deaf).unwrap();
+    let address = free_address();
+    world.configure(|text| text.replace("127.0.0.1:8080", &address.to_string()));
+    world.deploy("1.0");
+    world.roll_under_load(address, UPLOADS, &[("1.1", "1.0")]);
 }
 
 #[test]
@@ -54,7 +79,7 @@ fn behind_nginx_nothing_is_lost_and_the_client_is_known() {
     let _nginx = world.nginx(&socket, address);
     let answer = get(address, "X-Forwarded-For: 6.6.6.6\r\n");
     assert!(answer.to_lowercase().contains("x-seen-for: 127.0.0.1\r\n"), "{answer}");
-    world.roll_under_load(address, &[("1.1", "1.0"), ("1.0", "1.1")]);
+    world.roll_under_load(address, FORMS, &[("1.1", "1.0"), ("1.0", "1.1")]);
 }
 
 /// One at a time: the machine's cores belong to the rollout under test.
@@ -122,10 +147,10 @@ impl World {
         succeeded(&output);
     }
 
-    fn roll_under_load(&self, address: SocketAddr, rollouts: &[(&str, &str)]) {
+    fn roll_under_load(&self, address: SocketAddr, posts: Posts, rollouts: &[(&str, &str)]) {
         let strict = self
             .command(TRUNDLE)
-            .args(["load", &address.to_string(), "8", "30", "65536", "0", "0", "1", "5"])
+            .args(["load", &address.to_string(), "8", posts.percent, posts.bytes, "0", "0", "1", "5"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
