@@ -150,6 +150,9 @@ async fn is_known(handle: &Handle, app: &AppName, revision: RevisionNumber) -> R
     Ok(())
 }
 
+/// Begins the answer that is about this key of the file; the command line shows it at its line.
+pub const DOOR_KEY: &str = "listen.http";
+
 /// A listen address that somebody else holds is refused before anything starts.
 async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) -> Result<(), Failed> {
     let known = app.clone();
@@ -162,12 +165,11 @@ async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) ->
     else {
         return Ok(());
     };
-    match std::net::TcpListener::bind(&address) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(problem(
-            StatusCode::BAD_REQUEST,
-            format!("listen.http: cannot listen on {address}: {error}; free it, or choose another address"),
-        )),
+    match crate::daemon::start::why_not_free(&address) {
+        None => Ok(()),
+        Some(error) => {
+            Err(problem(StatusCode::BAD_REQUEST, format!("{DOOR_KEY}: cannot listen on {address}: {error}")))
+        }
     }
 }
 

@@ -1,15 +1,21 @@
 //! `deploy`: from the file to a revision, and on to the rollout.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use trundle_core::revision::Template;
 use trundle_core::state::{DeployRequest, Request};
+use trundle_drivers::Draft;
 
 use super::follow::{self, Purpose};
 use super::{Context, FileArgs, FollowArgs, Stop, told, who};
 use crate::api::client::ClientError;
-use crate::config::{self, Loaded, Secrets};
+use crate::api::server::DOOR_KEY;
+use crate::config::{self, ConfigError, Loaded, Secrets};
+use crate::daemon::start;
 use crate::exit::Exit;
+
+const DOOR_HINT: &str = "free it, or choose another address";
 
 pub async fn run(
     context: &Context,
@@ -24,7 +30,14 @@ pub async fn run(
             eprintln!("{}: {note}", crate::term::yellow("note"));
         }
     }
-    crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
+    let address = loaded.settings.listen.as_ref().and_then(|listen| listen.http.as_deref());
+    if let Some(address) = address
+        && let Some(error) = start::door_is_held(&context.state_dir, &context.client, address).await
+    {
+        let message = format!("cannot listen on {address}: {error}");
+        return Err(refused(context, &loaded.origin.refuse(DOOR_KEY, message, DOOR_HINT)));
+    }
+    start::ensure(&context.state_dir, &context.client).await?;
     let seen = match context.client.status(loaded.name.as_str()).await {
         Ok(status) => Some(trundle_core::ids::RolloutId(status.rollout.map_or(0, |r| r.id))),
         // It is not known yet: whoever deploys it first is before us.
@@ -32,8 +45,7 @@ pub async fn run(
         Err(error) => return Err(Stop::Error(error.to_string())),
     };
     let (name, settings) = (loaded.name.clone(), loaded.settings.clone());
-    let path = loaded.path.display().to_string();
-    let template = prepare(context, loaded)?;
+    let template = prepare(context, &loaded.path, loaded.draft)?;
     let request = DeployRequest { template, settings, if_idle, seen_rollout: seen };
     let mut by = who();
     for (key, value) in meta {
@@ -43,33 +55,39 @@ pub async fn run(
         ));
     }
     let answer = told(context.client.ask(name.as_str(), by, Request::Deploy(Box::new(request))).await);
-    let answer = answer.map_err(|stop| match stop {
+    let answer = answer.map_err(|stop| match &stop {
         // It is about a key of the file: only the daemon could know.
-        Stop::Error(text) if text.starts_with("listen.") => Stop::Error(format!("{path}: {text}")),
-        other => other,
+        Stop::Error(text) => match text.strip_prefix(DOOR_KEY).and_then(|text| text.strip_prefix(": ")) {
+            Some(message) => refused(context, &loaded.origin.refuse(DOOR_KEY, message.to_owned(), DOOR_HINT)),
+            None => stop,
+        },
+        Stop::Code(_) | Stop::Refused(_) => stop,
     })?;
     follow::after(context, &name, &answer, follow, Purpose::GoOn).await
 }
 
 /// Reads the file; every problem is printed where it stands.
 pub fn load(context: &Context, file: &FileArgs, secrets: Secrets) -> Result<Loaded, Stop> {
-    config::load(&file.file, &file.sets, secrets, &|key| std::env::var_os(key)).map_err(|problems| {
-        if context.json {
-            let mut object = super::error_object("the file cannot be used", Exit::Error);
-            object["problems"] = serde_json::json!(problems.problems());
-            // The code says enough when nobody reads.
-            let _ = writeln!(std::io::stdout(), "{object}");
-        } else {
-            let text = problems.rendered(super::validate::look_of_stderr());
-            let _ = write!(std::io::stderr(), "{text}");
-        }
-        Stop::Code(Exit::Error.code())
-    })
+    config::load(&file.file, &file.sets, secrets, &|key| std::env::var_os(key))
+        .map_err(|problems| refused(context, &problems))
+}
+
+/// Prints every problem.
+fn refused(context: &Context, problems: &ConfigError) -> Stop {
+    if context.json {
+        let mut object = super::error_object("the file cannot be used", Exit::Error);
+        object["problems"] = serde_json::json!(problems.problems());
+        // The code says enough when nobody reads.
+        let _ = writeln!(std::io::stdout(), "{object}");
+    } else {
+        let text = problems.rendered(super::validate::look_of_stderr());
+        let _ = write!(std::io::stderr(), "{text}");
+    }
+    Stop::Code(Exit::Error.code())
 }
 
 /// Copies the artifact, digests the bytes and seals the secrets: what runs is what was deployed.
-pub fn prepare(context: &Context, loaded: Loaded) -> Result<Template, Stop> {
-    let path = loaded.path.display().to_string();
-    trundle_drivers::prepare(&context.state_dir, loaded.draft)
-        .map_err(|error| Stop::Error(format!("{path}: {}: {error}", error.key())))
+pub fn prepare(context: &Context, path: &Path, draft: Draft) -> Result<Template, Stop> {
+    trundle_drivers::prepare(&context.state_dir, draft)
+        .map_err(|error| Stop::Error(format!("{}: {}: {error}", path.display(), error.key())))
 }

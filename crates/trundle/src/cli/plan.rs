@@ -106,7 +106,7 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
 /// Like a deploy would make it. Without a state directory nothing is left behind.
 fn template(context: &Context, loaded: crate::config::Loaded) -> Result<Template, Stop> {
     if context.state_dir.exists() {
-        return super::deploy::prepare(context, loaded);
+        return super::deploy::prepare(context, &loaded.path, loaded.draft);
     }
     let nowhere = std::env::temp_dir().join(format!("trundle-plan-{}", std::process::id()));
     std::fs::create_dir(&nowhere)?;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use super::Loaded;
 use super::node::{Place, Table, Value};
 use super::problem::{ConfigError, Problem};
 use super::sets;
@@ -76,23 +75,26 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// What was read, if nothing is wrong with it.
-    pub fn finish(self, loaded: Option<Loaded>) -> Result<Loaded, ConfigError> {
-        let problems = self.problems.into_inner();
-        debug_assert!(loaded.is_some() || !problems.is_empty(), "nothing was read, and nobody said why");
-        match loaded {
-            Some(loaded) if problems.is_empty() => Ok(Loaded { notes: self.notes.into_inner(), ..loaded }),
-            _ => Err(ConfigError::new(
-                self.source.path.display().to_string(),
-                self.source.printable(),
-                problems,
-            )),
+    /// What was read with what is good to know, if nothing is wrong with it.
+    pub fn finish<T>(self, read: Option<T>) -> Result<(T, Vec<String>), ConfigError> {
+        debug_assert!(
+            read.is_some() || !self.problems.borrow().is_empty(),
+            "nothing was read, nobody said why"
+        );
+        match read {
+            Some(read) if self.problems.borrow().is_empty() => Ok((read, self.notes.into_inner())),
+            _ => Err(self.refused()),
         }
+    }
+
+    pub fn refused(self) -> ConfigError {
+        let file = self.source.path.display().to_string();
+        ConfigError::new(file, self.source.printable(), self.problems.into_inner())
     }
 }
 
 /// Where a dotted key is written; where it is not, the nearest table around it.
-fn place_of(tree: &Table, key: &str) -> Place {
+pub fn place_of(tree: &Table, key: &str) -> Place {
     let mut place = Place::File(0..0);
     let mut table = tree;
     for part in key.split('.') {

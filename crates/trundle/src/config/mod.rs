@@ -50,6 +50,22 @@ pub struct Loaded {
     pub draft: Draft,
     /// What is not wrong, but good to know.
     pub notes: Vec<String>,
+    pub origin: Origin,
+}
+
+/// What was read, to be able to point at a place of it later.
+pub struct Origin {
+    source: Source,
+    tree: node::Table,
+}
+
+impl Origin {
+    /// For what only the machine can say of a key: with its place, as any other problem.
+    pub fn refuse(&self, key: &str, message: String, hint: &str) -> ConfigError {
+        let findings = Findings::new(&self.source);
+        findings.refuse(&findings::place_of(&self.tree, key), key, message, hint);
+        findings.refused()
+    }
 }
 
 /// What a secret that is not in the environment means.
@@ -76,7 +92,7 @@ pub fn load(
     let (parsed, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         syntax::report(&errors, &findings, |byte| source.line_column(byte).0);
-        return findings.finish(None);
+        return Err(findings.refused());
     }
     let mut tree = node::of_file(parsed.get_ref());
     sets::apply(&mut tree, sets, &findings);
@@ -85,9 +101,8 @@ pub fn load(
         findings.refuse_setting(&tree, problem);
     }
     let app::App { name, settings, draft } = app;
-    let loaded =
-        name.zip(draft).map(|(name, draft)| Loaded { path, name, settings, draft, notes: Vec::new() });
-    findings.finish(loaded)
+    let ((name, draft), notes) = findings.finish(name.zip(draft))?;
+    Ok(Loaded { path, name, settings, draft, notes, origin: Origin { source, tree } })
 }
 
 fn no_file(path: &Path, unreadable: Unreadable) -> ConfigError {

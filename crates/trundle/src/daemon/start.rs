@@ -49,6 +49,22 @@ pub fn handed_on() -> impl Iterator<Item = (OsString, OsString)> {
     })
 }
 
+/// Why an address cannot be listened on. None: it is free.
+pub fn why_not_free(address: &str) -> Option<io::Error> {
+    std::net::TcpListener::bind(address).err()
+}
+
+/// Whether somebody else holds the address of an app for which a daemon would have to be started: the daemon could only
+/// refuse, and would stay behind. One that runs, or a proxy that outlived its own, may hold the address itself: then the
+/// daemon knows, and is asked.
+pub async fn door_is_held(state_dir: &Path, client: &Client, address: &str) -> Option<io::Error> {
+    let proxy = state_dir.join(trundle_proxy::SOCKET_NAME);
+    if client.answers().await || tokio::net::UnixStream::connect(proxy).await.is_ok() {
+        return None;
+    }
+    why_not_free(address)
+}
+
 /// Makes sure that a daemon answers.
 pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError> {
     if client.answers().await {

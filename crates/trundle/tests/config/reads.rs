@@ -8,7 +8,7 @@ use trundle_core::revision::{Port, Probe, StopSignal};
 use trundle_core::settings::{OnFailure, RolloutSettings};
 
 use crate::config::{self, Loaded, Secrets};
-use crate::{GOOD, PLAIN, folder, init, load};
+use crate::{GOOD, PLAIN, folder, init, load, told};
 
 fn good(text: &str, sets: &[(&str, &str)]) -> Loaded {
     let dir = folder();
@@ -233,4 +233,17 @@ fn what_init_writes_is_good_and_says_the_defaults() {
         (check.interval_ms, check.timeout_ms, check.rise, check.fall, check.eager),
         (1_000, 1_000, 1, 3, true)
     );
+}
+
+#[test]
+fn what_the_machine_says_of_a_key_later_has_the_place_of_the_key() {
+    let dir = folder();
+    let text = format!("{GOOD}[listen]\nhttp = \"127.0.0.1:8080\"\n");
+    let refused = |sets: &[(&str, &str)]| {
+        let loaded = load(dir.path(), &text, sets, Secrets::Require)
+            .unwrap_or_else(|e| panic!("{}", e.rendered(PLAIN)));
+        told(&loaded.origin.refuse("listen.http", "cannot listen".to_owned(), "free it"), dir.path())
+    };
+    assert_eq!(refused(&[]), ["6:listen.http: cannot listen | free it"]);
+    assert_eq!(refused(&[("listen.http", "127.0.0.1:8081")]), ["--set:listen.http: cannot listen | free it"]);
 }

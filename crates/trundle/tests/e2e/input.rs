@@ -100,9 +100,20 @@ fn a_wrong_flag_is_wrong_usage() {
 fn a_listen_address_that_a_stranger_has() {
     let site = Site::with(&good());
     let _stranger = TcpListener::bind(site.listen()).unwrap();
-    let said = site.run(&["deploy", "--timeout", "10s"]).expect(1);
-    assert!(said.stderr.contains(&site.listen()), "the address is named:\n{said}");
-    assert!(said.stderr.contains("trundle.toml"), "the file is named:\n{said}");
+    let text = fs::read_to_string(site.dir().join("trundle.toml")).unwrap();
+    let line = 1 + text.lines().position(|line| line.starts_with("http = \"127")).unwrap();
+    let refused = || {
+        let said = site.run(&["deploy", "--timeout", "10s"]).expect(1);
+        assert!(said.stderr.contains(&site.listen()), "the address is named:\n{said}");
+        assert!(said.stderr.contains(&format!("trundle.toml:{line}:")), "the line is named:\n{said}");
+        assert!(said.stderr.contains("help: free it"), "{said}");
+    };
+    refused();
+    assert!(site.procs().is_empty(), "no daemon stays behind: {:?}", site.procs());
+    // A daemon that runs already says the same.
+    site.run(&["pause"]).expect(1);
+    assert!(site.daemon().is_some());
+    refused();
     assert!(site.apps().is_empty(), "no instance: {:?}", site.apps());
 }
 
