@@ -94,6 +94,9 @@ pub enum Command {
         rollout: RolloutId,
         target: RevisionNumber,
         kind: RolloutKind,
+        /// It pauses after each batch.
+        #[serde(default)]
+        step: bool,
     },
     /// The open rollout goes back to `to`; the revision it left counts as judged bad.
     TurnBack {
@@ -102,6 +105,14 @@ pub enum Command {
     },
     Pause,
     Resume,
+    /// That place once more, now; a pause stays.
+    Retry {
+        instance: InstanceKey,
+    },
+    /// That place is left out of the rollout: the base comes back to it.
+    Skip {
+        instance: InstanceKey,
+    },
     /// Every instance is drained and stopped, by force of a person: no floor holds.
     Down,
 }
@@ -153,6 +164,9 @@ pub enum Action {
     Bake,
     Conclude {
         outcome: Outcome,
+        /// Why it failed; None: as in the pause or way back before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<PauseCause>,
     },
     /// After a reboot the base is at full strength again.
     Recovered,
@@ -165,6 +179,12 @@ pub enum StartPurpose {
     Roll,
     /// In place of one that died: what is wanted stays.
     Repair,
+    /// A person asked for this place once more.
+    Retry,
+    /// The base comes back to a place that was skipped.
+    Restore,
+    /// Its revision's share of a new number of replicas.
+    Scale,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +196,8 @@ pub enum StopPurpose {
     Surplus,
     /// It failed.
     Failed,
+    /// A person left its place out of the rollout.
+    Skipped,
     /// The app goes down.
     Down,
 }
@@ -193,10 +215,27 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PauseCause {
-    Person { by: String },
-    Failures { failures: u32, max_failures: u32 },
-    ProgressDeadline { after_ms: Millis },
-    Invariant { invariant: String },
+    Person {
+        by: String,
+    },
+    Failures {
+        failures: u32,
+        max_failures: u32,
+    },
+    ProgressDeadline {
+        after_ms: Millis,
+    },
+    /// `--step`: a person looks before the next batch.
+    Step {
+        batch: u32,
+    },
+    /// Places that a person left out: the wanted revision does not run everywhere.
+    Skipped {
+        count: u32,
+    },
+    Invariant {
+        invariant: String,
+    },
 }
 
 /// Why an instance counts as failed.

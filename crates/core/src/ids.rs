@@ -148,6 +148,22 @@ impl InstanceKey {
     pub fn parse_name(app: &AppName, name: &str) -> Option<Self> {
         name.strip_prefix(app.as_str())?.strip_prefix('-')?.parse().ok()
     }
+
+    /// The app and the key of a name.
+    ///
+    /// # Errors
+    /// When it is not the name of an instance.
+    pub fn read_name(name: &str) -> Result<(AppName, Self), BadName> {
+        let parsed =
+            name.rsplit_once('-').and_then(|(rest, _)| rest.rsplit_once('-')).and_then(|(app, _)| {
+                let app: AppName = app.parse().ok()?;
+                let key = Self::parse_name(&app, name)?;
+                Some((app, key))
+            });
+        parsed.ok_or_else(|| {
+            BadName::new("instance", name, "a name such as web-2-3, as `trundle status` shows them")
+        })
+    }
 }
 
 impl fmt::Display for InstanceKey {
@@ -215,7 +231,11 @@ mod tests {
             let key = InstanceKey { revision: RevisionNumber(7), slot, attempt };
             assert_eq!(key.name(&app), name);
             assert_eq!(InstanceKey::parse_name(&app, name), Some(key));
+            assert_eq!(InstanceKey::read_name(name).unwrap(), (app.clone(), key));
         }
         assert_eq!(InstanceKey::parse_name(&app, "web-2-7-03"), None, "one name for one key");
+        for bad in ["web", "web-2", "-2-3", "web-2-x", "web-2-3.1"] {
+            assert!(InstanceKey::read_name(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -35,6 +35,22 @@ pub enum Reason {
         held: u32,
         wanted: u32,
     },
+    /// A person asked for one place once more.
+    Retry {
+        instance: String,
+    },
+    /// The base comes back to places that were left out.
+    Restore {
+        start: u32,
+        revision: u32,
+        left_out: u32,
+    },
+    /// What a new number of replicas gives to or takes from a revision.
+    Share {
+        start: u32,
+        stop: u32,
+        revision: u32,
+    },
     /// More run than are desired.
     Surplus {
         stop: u32,
@@ -120,6 +136,7 @@ pub enum Reason {
     /// The rollout failed and waits for a person.
     Halted {
         cause: Option<PauseCause>,
+        can_go_back: bool,
     },
     RollingBack {
         cause: Option<PauseCause>,
@@ -168,6 +185,10 @@ impl PauseCause {
                 format!("{} of {max_failures} allowed", plural(*failures, "failure"))
             }
             Self::ProgressDeadline { after_ms } => format!("no progress for {}", duration_text(*after_ms)),
+            Self::Step { batch } => format!("after batch {batch}, step by step"),
+            Self::Skipped { count } => {
+                format!("{} left out, so the wanted version does not run everywhere", plural(*count, "place"))
+            }
             Self::Invariant { invariant } => {
                 format!("Trundle's own rule {invariant} would have been broken; please report this")
             }
@@ -190,9 +211,11 @@ impl Reason {
             | Self::Stopping { instances, instance } => {
                 instances.examples.iter_mut().chain(std::iter::once(instance)).collect()
             }
-            Self::GateFailed { instance, .. } => vec![instance],
+            Self::GateFailed { instance, .. } | Self::Retry { instance } => vec![instance],
             Self::Roll { .. }
             | Self::Repair { .. }
+            | Self::Restore { .. }
+            | Self::Share { .. }
             | Self::Surplus { .. }
             | Self::Floor { .. }
             | Self::Ceiling { .. }
@@ -219,6 +242,16 @@ impl Reason {
             ),
             Self::Repair { start, revision, held, wanted } => {
                 format!("starts {start} of revision {revision} again: {held} of {wanted} are left")
+            }
+            Self::Retry { instance } => format!("tries again as {instance}, as asked"),
+            Self::Restore { start, revision, left_out } => {
+                format!("starts {start} of revision {revision} in place of what was left out ({left_out})")
+            }
+            Self::Share { start: 0, stop, revision } => {
+                format!("takes out {stop} of revision {revision}: its share of fewer replicas")
+            }
+            Self::Share { start, revision, .. } => {
+                format!("starts {start} of revision {revision}: its share of more replicas")
             }
             Self::Surplus { stop, desired } => {
                 format!("takes out {stop}: more than the {desired} that are desired")
@@ -287,9 +320,10 @@ impl Reason {
             Self::GateFailed { gate, instance, text } => {
                 format!("{instance} failed its {gate} check: {text}")
             }
-            Self::Halted { cause } => format!(
-                "the rollout failed{}; deploy a fix or go back with `trundle rollback`",
-                cause.as_ref().map(|c| format!(" ({})", c.text())).unwrap_or_default()
+            Self::Halted { cause, can_go_back } => format!(
+                "the rollout failed{}; deploy a fix{}",
+                cause.as_ref().map(|c| format!(" ({})", c.text())).unwrap_or_default(),
+                if *can_go_back { " or go back with `trundle rollback`" } else { "" }
             ),
             Self::RollingBack { cause } => {
                 format!("goes back{}", cause.as_ref().map(|c| format!(": {}", c.text())).unwrap_or_default())

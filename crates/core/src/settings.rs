@@ -33,6 +33,8 @@ pub struct Listen {
 pub enum OnFailure {
     Pause,
     Rollback,
+    /// Goes on within the budgets, and fails at the progress deadline.
+    Continue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,13 @@ pub struct RolloutSettings {
     pub max_failures: CountOrPercent,
     pub drain_timeout_ms: Millis,
     pub stop_grace_period_ms: Millis,
+    /// How many revisions are kept to go back to, besides the one that runs.
+    #[serde(default = "history_limit")]
+    pub history_limit: u32,
+}
+
+fn history_limit() -> u32 {
+    10
 }
 
 impl Default for RolloutSettings {
@@ -68,6 +77,7 @@ impl Default for RolloutSettings {
             max_failures: CountOrPercent::Count(1),
             drain_timeout_ms: 30_000,
             stop_grace_period_ms: 10_000,
+            history_limit: history_limit(),
         }
     }
 }

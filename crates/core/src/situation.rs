@@ -156,7 +156,7 @@ impl Built {
         if let Some(base) = base {
             // It succeeded in a rollout of its own; all of it is wanted, so what is missing to the floor died.
             built.roll(1, base);
-            built.apply(0, Event::Decided(Action::Conclude { outcome: Outcome::Succeeded }));
+            built.apply(0, Event::Decided(Action::Conclude { outcome: Outcome::Succeeded, cause: None }));
         }
         let rolls = base != Some(situation.target)
             || situation.instances.iter().any(|i| i.revision != situation.target);
@@ -213,7 +213,7 @@ impl Built {
 
     fn roll(&mut self, id: u32, target: u32) {
         let (rollout, target) = (RolloutId(id), RevisionNumber(target));
-        self.command(0, Command::Roll { rollout, target, kind: RolloutKind::Deploy });
+        self.command(0, Command::Roll { rollout, target, kind: RolloutKind::Deploy, step: false });
     }
 
     /// What happened to it at the beginning (`now` = 0), and when `min_healthy_time` (`mht`) had passed.

@@ -23,13 +23,15 @@ enum Op {
     NotLive(u8),
     LateDrained(u8),
     LateGone(u8),
-    Deploy(u8),
+    Deploy(u8, bool),
     Pause,
     Resume,
     Abort,
     Rollback,
     Restart,
     Scale(u8),
+    Retry(u8),
+    Skip(u8),
     Reboot,
 }
 
@@ -43,13 +45,15 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Op::NotLive),
         1 => any::<u8>().prop_map(Op::LateDrained),
         1 => any::<u8>().prop_map(Op::LateGone),
-        3 => (1..5u8).prop_map(Op::Deploy),
+        3 => (1..5u8, any::<bool>()).prop_map(|(version, step)| Op::Deploy(version, step)),
         1 => Just(Op::Pause),
         2 => Just(Op::Resume),
         1 => Just(Op::Abort),
         1 => Just(Op::Rollback),
         1 => Just(Op::Restart),
-        1 => (1..12u8).prop_map(Op::Scale),
+        2 => (1..12u8).prop_map(Op::Scale),
+        1 => any::<u8>().prop_map(Op::Retry),
+        1 => any::<u8>().prop_map(Op::Skip),
         1 => Just(Op::Reboot),
     ]
 }
@@ -64,7 +68,8 @@ prop_compose! {
         delay_ms in 0..3_000u64,
         min_healthy_time_ms in prop_oneof![Just(0), 1..3_000u64],
         max_failures in 1..4u32,
-        back in any::<bool>(),
+        on_failure in prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Rollback), Just(OnFailure::Continue)],
+        history_limit in 0..4u32,
         worker in any::<bool>(),
     ) -> AppSettings {
         let mut app = settings(replicas, |r| {
@@ -77,7 +82,8 @@ prop_compose! {
             r.healthy_deadline_ms = 10_000;
             r.progress_deadline_ms = 60_000;
             r.max_failures = CountOrPercent::Count(max_failures);
-            r.on_failure = if back { OnFailure::Rollback } else { OnFailure::Pause };
+            r.on_failure = on_failure;
+            r.history_limit = history_limit;
         });
         if worker {
             app.listen = None;
@@ -118,13 +124,23 @@ fn act(world: &mut World, op: &Op) {
         Op::NotLive(n) => see(world, *n, Fact::NotLive),
         Op::LateDrained(n) => see(world, *n, Fact::Drained { proof: DrainProof::Proven }),
         Op::LateGone(n) => see(world, *n, Fact::Gone),
-        Op::Deploy(version) => world.deploy(&version.to_string()),
+        Op::Deploy(version, step) => world.roll(&version.to_string(), *step),
         Op::Pause => ask(world, Request::Pause),
         Op::Resume => ask(world, Request::Resume),
         Op::Abort => ask(world, Request::Abort),
         Op::Rollback => ask(world, Request::Rollback(None)),
         Op::Restart => ask(world, Request::Restart),
         Op::Scale(n) => ask(world, Request::Scale(u32::from(*n))),
+        Op::Retry(n) => {
+            if let Some(key) = pick(world, *n) {
+                ask(world, Request::Retry(key));
+            }
+        }
+        Op::Skip(n) => {
+            if let Some(key) = pick(world, *n) {
+                ask(world, Request::Skip(key));
+            }
+        }
         Op::Reboot => {
             world.apply(Event::Rebooted);
             world.settle();
@@ -160,10 +176,11 @@ proptest! {
                     _ => {}
                 }
             }
-            if world.state.permit(&Request::Resume).is_ok() {
-                world.request(Request::Resume);
-            }
-            for _ in 0..400 {
+            // Step by step, a person goes on after each batch.
+            for _ in 0..800 {
+                if world.state.permit(&Request::Resume).is_ok() {
+                    world.request(Request::Resume);
+                }
                 if !world.step() {
                     break;
                 }

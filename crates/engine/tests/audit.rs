@@ -80,7 +80,7 @@ fn a_journal_that_breaks_an_invariant_is_found_out() {
             ),
         ),
         ("S17", decided(end, Action::Bake)),
-        ("S18", decided(second + 1, Action::Conclude { outcome: Outcome::Succeeded })),
+        ("S18", decided(second + 1, Action::Conclude { outcome: Outcome::Succeeded, cause: None })),
         ("S19", decided(second + 1, start(1, StartPurpose::Repair))),
         ("S21", late),
         ("S5", {

@@ -3,7 +3,7 @@
 use crate::Millis;
 use crate::event::FailureCause;
 use crate::reason::{Group, Reason};
-use crate::state::{AppState, Class, Instance, Rollout, RolloutState};
+use crate::state::{AppState, Class, Instance, Request, Rollout, RolloutState};
 
 /// Every wait of now; empty when there is none.
 pub fn waits(state: &AppState) -> Vec<Reason> {
@@ -44,7 +44,8 @@ fn halt(state: &AppState, rollout: &Rollout, found: &mut Vec<Reason>) {
         }
         RolloutState::Failed => {
             found.extend(gate);
-            found.push(Reason::Halted { cause: rollout.cause.clone() });
+            let can_go_back = state.permit(&Request::Rollback(None)).is_ok();
+            found.push(Reason::Halted { cause: rollout.cause.clone(), can_go_back });
         }
         RolloutState::RollingBack => found.push(Reason::RollingBack { cause: rollout.cause.clone() }),
         RolloutState::Running

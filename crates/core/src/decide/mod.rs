@@ -4,6 +4,7 @@
 //! One pass answers with moves of one kind: verdicts before turns, turns before moves. The caller journals and applies
 //! them, then asks again, until there is nothing more to do.
 
+mod asked;
 mod explain;
 mod moves;
 mod turns;

@@ -31,26 +31,36 @@ pub fn moves(state: &AppState) -> Moves {
             pass.recover();
         } else if state.is_halted() {
             pass.clear_dead();
-            pass.hold_the_floor();
+            if !pass.asked() {
+                pass.hold_the_floor();
+            }
         } else {
             pass.clear_failed();
-            pass.repair();
-            pass.roll();
+            if !pass.asked() {
+                pass.repair();
+                pass.roll();
+            }
         }
     }
     pass.moves
 }
 
-/// `batch`, where it applies: the first rollout of an app ignores it.
+/// `batch`, or what `--step` makes of the budget, where it applies: the first rollout of an app ignores it.
 pub fn batch_size(state: &AppState) -> Option<u32> {
-    let batch = state.settings()?.rollout.batch?;
-    (state.open_rollout().is_some() && !state.is_first_rollout()).then_some(batch.max(1))
+    let rollout = state.open_rollout()?;
+    let written = state.settings()?.rollout.batch;
+    // Step by step without a batch: as many as the budget lets be in work at once.
+    let slots = || rollout.step.then(|| state.budget().surge.saturating_add(state.budget().unavailable));
+    let batch = written.or_else(slots)?;
+    (!state.is_first_rollout()).then_some(batch.max(1))
 }
 
 /// How many places are through: the target stands there and nothing else is left of them.
 fn done(state: &AppState) -> u32 {
     let target_available = state.counts_of(state.target()).available();
-    target_available.min(state.budget().desired.saturating_sub(state.others().live()))
+    let left_out = state.budget().desired - state.goal();
+    let others = state.others().live().saturating_sub(left_out);
+    target_available.min(state.goal().saturating_sub(others))
 }
 
 /// How many batches are complete; None where batches do not apply.
@@ -58,18 +68,20 @@ pub fn complete_batches(state: &AppState) -> Option<u32> {
     batch_size(state).map(|batch| done(state) / batch)
 }
 
-struct Pass<'a> {
-    state: &'a AppState,
+pub(super) struct Pass<'a> {
+    pub(super) state: &'a AppState,
     desired: u32,
+    /// How many places the target takes.
+    goal: u32,
     floor: u32,
     ceiling: u32,
     target: Counts,
-    base: Counts,
+    pub(super) base: Counts,
     others: Counts,
-    total: Counts,
+    pub(super) total: Counts,
     /// Starts of this pass: they are live from now on.
-    started: u32,
-    moves: Moves,
+    pub(super) started: u32,
+    pub(super) moves: Moves,
 }
 
 impl<'a> Pass<'a> {
@@ -79,6 +91,7 @@ impl<'a> Pass<'a> {
         Self {
             state,
             desired: budget.desired,
+            goal: state.goal(),
             floor: budget.floor(),
             ceiling: budget.ceiling(),
             target: state.counts_of(state.target()),
@@ -123,7 +136,7 @@ impl<'a> Pass<'a> {
         self.clear(failed);
     }
 
-    fn clear(&mut self, failed: Vec<InstanceKey>) {
+    pub(super) fn clear(&mut self, failed: Vec<InstanceKey>) {
         if failed.is_empty() {
             return;
         }
@@ -211,14 +224,14 @@ impl<'a> Pass<'a> {
     /// Rule 4. How many of the target there may be before the batch in work is done.
     fn batch_limit(&mut self) -> u32 {
         let (Some(batch), Some(rollout)) = (batch_size(self.state), self.state.open_rollout()) else {
-            return self.desired;
+            return self.goal;
         };
         let complete = rollout.batches.min(done(self.state) / batch);
         let delay_ms = self.state.settings().map_or(0, |s| s.rollout.delay_ms);
         let next_at = rollout.batch_reached_at + delay_ms;
         let waits = complete > 0 && complete == rollout.batches && self.state.now() < next_at;
-        let limit = batch.saturating_mul(complete + u32::from(!waits)).min(self.desired);
-        if limit < self.desired {
+        let limit = batch.saturating_mul(complete + u32::from(!waits)).min(self.goal);
+        if limit < self.goal {
             self.moves.reasons.push(if waits {
                 Reason::Delay { batch: complete, left_ms: next_at - self.state.now() }
             } else {
@@ -240,9 +253,9 @@ impl<'a> Pass<'a> {
         let may_stop = u32::try_from(may_stop).unwrap_or(0).min(to_barrier);
         let broken = self.others_of(may_stop, |book, n| book.unavailable(n, false));
         let left = may_stop - count(&broken);
-        let spare = self.total.available().saturating_sub(self.floor);
-        let sound = self
-            .others_of(left.min(spare), |book, n| book.members(Class::Available).take(n as usize).collect());
+        let sound = self.others_of(left.min(self.spare()), |book, n| {
+            book.members(Class::Available).take(n as usize).collect()
+        });
         let stopped = count(&broken) + count(&sound);
         if self.others.held() > stopped {
             let (available, floor) = (self.total.available() - count(&sound), self.floor);
@@ -259,11 +272,10 @@ impl<'a> Pass<'a> {
 
     /// Rule 6. More of the target than desired: the unavailable first, then the newest.
     fn stop_surplus(&mut self, target: RevisionNumber) {
-        let surplus = self.target.held().saturating_sub(self.desired);
+        let surplus = self.target.held().saturating_sub(self.goal);
         let Some(book) = self.state.book(target).filter(|_| surplus > 0) else { return };
         let broken = book.unavailable(surplus, true);
-        let spare = self.total.available().saturating_sub(self.floor);
-        let left = (surplus - count(&broken)).min(spare) as usize;
+        let left = (surplus - count(&broken)).min(self.spare()) as usize;
         let sound: Vec<_> = book.members(Class::Available).rev().take(left).collect();
         let stop = count(&broken) + count(&sound);
         self.moves.reasons.push(Reason::Surplus { stop, desired: self.desired });
@@ -273,7 +285,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Rule 3, for any revision: never past the ceiling, never into a place that is in back-off.
-    fn start(&mut self, revision: RevisionNumber, wanted: u32, purpose: StartPurpose, of: u32) {
+    pub(super) fn start(&mut self, revision: RevisionNumber, wanted: u32, purpose: StartPurpose, of: u32) {
         let n = wanted.min(self.room());
         if n == 0 {
             return;
@@ -292,7 +304,7 @@ impl<'a> Pass<'a> {
     }
 
     /// A drain where requests may still run, else a stop.
-    fn take_out(&mut self, instance: InstanceKey, purpose: StopPurpose) {
+    pub(super) fn take_out(&mut self, instance: InstanceKey, purpose: StopPurpose) {
         let may_be_busy = self.state.may_be_busy(instance);
         self.moves.actions.push(if may_be_busy {
             Action::Drain { instance, purpose }
@@ -301,12 +313,17 @@ impl<'a> Pass<'a> {
         });
     }
 
-    fn room(&self) -> u32 {
+    /// How many available ones may leave.
+    pub(super) fn spare(&self) -> u32 {
+        self.total.available().saturating_sub(self.floor)
+    }
+
+    pub(super) fn room(&self) -> u32 {
         self.ceiling.saturating_sub(self.total.live() + self.started)
     }
 
     /// Places that shall not be tried yet; no other place is tried instead.
-    fn in_backoff(&self, revision: RevisionNumber) -> u32 {
+    pub(super) fn in_backoff(&self, revision: RevisionNumber) -> u32 {
         self.state.book(revision).map_or(0, |b| b.slots().in_backoff())
     }
 
@@ -315,16 +332,27 @@ impl<'a> Pass<'a> {
     }
 
     fn target_that_serves(&self) -> u32 {
-        if self.state.proven() == self.state.target() { self.target.held() } else { self.target.available() }
+        if self.state.proven() == self.state.target() {
+            return self.target.held();
+        }
+        // What a person asked for in the pause is on its way: the base does not take its place.
+        let coming = self.state.target().and_then(|t| self.state.book(t)).map_or(0, Book::coming);
+        self.target.available() + coming
     }
 
     /// The first `n` of revisions other than the target: oldest revision first, oldest instance first.
     fn others_of(&self, n: u32, of: impl Fn(&Book, u32) -> Vec<InstanceKey>) -> Vec<InstanceKey> {
         let mut found = Vec::new();
+        let left_out = self.desired - self.goal;
         for (revision, book) in self.state.books() {
-            if Some(*revision) != self.state.target() {
-                found.extend(of(book, n - count(&found)));
+            let wanted = n - count(&found);
+            if Some(*revision) == self.state.target() {
+                continue;
             }
+            // The base stays in the places that were left out.
+            let stays = if Some(*revision) == self.state.proven() { left_out } else { 0 };
+            let may_leave = book.counts().held().saturating_sub(stays);
+            found.extend(of(book, wanted.min(may_leave)));
         }
         found
     }
@@ -335,7 +363,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn count(keys: &[InstanceKey]) -> u32 {
+pub(super) fn count(keys: &[InstanceKey]) -> u32 {
     u32::try_from(keys.len()).unwrap_or(u32::MAX)
 }
 

@@ -33,6 +33,7 @@ pub fn turn(state: &AppState) -> Option<Action> {
         .map(|cause| answer_to(state, rollout, cause))
         .or_else(|| batch_reached(state, rollout))
         .or_else(|| completion(state, rollout))
+        .or_else(|| step_reached(rollout))
 }
 
 /// The base is at full strength, or it had the time that one instance gets.
@@ -45,7 +46,8 @@ fn recovered(state: &AppState, since: Millis) -> bool {
 fn trouble(state: &AppState, rollout: &Rollout) -> Option<PauseCause> {
     let settings = state.settings()?;
     let max_failures = settings.max_failures();
-    if rollout.failures >= max_failures {
+    // Who goes on in spite of failures is stopped by the deadline only.
+    if rollout.failures >= max_failures && settings.rollout.on_failure != OnFailure::Continue {
         return Some(PauseCause::Failures { failures: rollout.failures, max_failures });
     }
     let after_ms = settings.rollout.progress_deadline_ms;
@@ -54,14 +56,22 @@ fn trouble(state: &AppState, rollout: &Rollout) -> Option<PauseCause> {
 
 /// What `on_failure` makes of it. A way back that fails is never rolled back: it asks a person.
 fn answer_to(state: &AppState, rollout: &Rollout, cause: PauseCause) -> Action {
-    if rollout.back_to.is_some() {
-        return Action::Conclude { outcome: Outcome::Failed };
+    let on_failure = state.settings().map_or(OnFailure::Pause, |s| s.rollout.on_failure);
+    if rollout.back_to.is_some() || on_failure == OnFailure::Continue {
+        return Action::Conclude { outcome: Outcome::Failed, cause: Some(cause) };
     }
     let way_back = state.rollback_target().filter(|_| !state.is_first_rollout());
-    match (state.settings().map(|s| s.rollout.on_failure), way_back) {
-        (Some(OnFailure::Rollback), Some(to)) => Action::TurnBack { to, cause },
-        (Some(OnFailure::Rollback | OnFailure::Pause) | None, _) => Action::PauseRollout { cause },
+    match (on_failure, way_back) {
+        (OnFailure::Rollback, Some(to)) => Action::TurnBack { to, cause },
+        (OnFailure::Rollback | OnFailure::Pause | OnFailure::Continue, _) => Action::PauseRollout { cause },
     }
+}
+
+/// `--step`: a batch is through and more are to come.
+fn step_reached(rollout: &Rollout) -> Option<Action> {
+    let batch = rollout.batches;
+    (rollout.step && batch > rollout.stepped)
+        .then_some(Action::PauseRollout { cause: PauseCause::Step { batch } })
 }
 
 /// The moment from which the delay counts.
@@ -70,13 +80,19 @@ fn batch_reached(state: &AppState, rollout: &Rollout) -> Option<Action> {
     (complete > rollout.batches).then_some(Action::BatchReached { batch: complete })
 }
 
-/// All of the target available and nothing else live: then the bake time, then the end.
+/// All of the target available and nothing else live: then the bake time, then the end. With places left out, the base
+/// stands there, and that is not what was wanted.
 fn completion(state: &AppState, rollout: &Rollout) -> Option<Action> {
-    let desired = state.budget().desired;
-    let all = state.totals();
-    let complete = state.counts_of(state.target()).available() == desired && all.live() == desired;
-    if !complete {
+    let (desired, goal) = (state.budget().desired, state.goal());
+    let left_out = desired - goal;
+    let restored = left_out == 0 || state.counts_of(state.proven()).available() == left_out;
+    let complete = state.counts_of(state.target()).available() == goal && state.totals().live() == desired;
+    if !complete || !restored {
         return None;
+    }
+    if left_out > 0 {
+        let cause = PauseCause::Skipped { count: left_out };
+        return Some(Action::Conclude { outcome: Outcome::Failed, cause: Some(cause) });
     }
     let bake_ms = state.settings().map_or(0, |s| s.rollout.bake_time_ms);
     match rollout.bake_since {
@@ -89,5 +105,5 @@ fn completion(state: &AppState, rollout: &Rollout) -> Option<Action> {
         (Some(_), false) => Outcome::RolledBack,
         (Some(_), true) => Outcome::Aborted,
     };
-    Some(Action::Conclude { outcome })
+    Some(Action::Conclude { outcome, cause: None })
 }

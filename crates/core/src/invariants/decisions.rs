@@ -29,15 +29,9 @@ pub const DECISION_CHECKERS: &[(&str, &str, Checker)] = &[
 
 /// Available ones that the actions take out, unless a person takes the whole app down.
 fn taken(state: &AppState, actions: &[Action]) -> u32 {
-    let needs_route = state.settings().is_some_and(|s| s.listen.is_some());
-    let available = |key: &InstanceKey| {
-        state.instance(*key).is_some_and(|i| {
-            i.phase() == Phase::Ready && i.matures_at().is_none() && (i.is_routed() || !needs_route)
-        })
-    };
     let count = leaving(actions)
         .filter(|(_, purpose)| *purpose != StopPurpose::Down)
-        .filter(|(k, _)| available(k))
+        .filter(|(key, _)| state.is_available(*key))
         .count();
     u32::try_from(count).unwrap_or(u32::MAX)
 }
@@ -97,18 +91,33 @@ fn s5_pause(state: &AppState, actions: &[Action]) -> Result<(), String> {
     if !state.is_halted() || state.is_down() {
         return Ok(());
     }
-    if let Some((key, _)) = starts(actions).find(|(_, purpose)| *purpose != StartPurpose::Repair) {
-        return Err(format!("{key:?} would start in a pause"));
+    if let Some((key, purpose)) = starts(actions).find(|(key, purpose)| !was_asked_for(state, *key, *purpose))
+    {
+        return Err(format!("{key:?} would start in a pause ({purpose:?})"));
     }
-    let moved = actions.iter().find_map(|action| match action {
-        Action::Drain { instance, purpose } if *purpose != StopPurpose::Failed => Some(*instance),
-        Action::Stop { instance, purpose, .. } => {
-            let begun = state.instance(*instance).is_some_and(|i| i.phase() == Phase::Draining);
-            (!begun && *purpose != StopPurpose::Failed).then_some(*instance)
-        }
-        _ => None,
+    let begun = |key| state.instance(key).is_some_and(|i| i.phase() == Phase::Draining);
+    let shrinks = |key: InstanceKey| state.book(key.revision).is_some_and(|book| book.owed() < 0);
+    let moved = leaving(actions).find(|(key, purpose)| {
+        !begun(*key)
+            && match purpose {
+                StopPurpose::Failed | StopPurpose::Skipped => false,
+                StopPurpose::Surplus => !shrinks(*key),
+                StopPurpose::Replaced | StopPurpose::Down => true,
+            }
     });
     ensure(moved.is_none(), || format!("{moved:?} would leave in a pause"))
+}
+
+/// What may start in a pause: repair, and what a person asked for since.
+fn was_asked_for(state: &AppState, key: InstanceKey, purpose: StartPurpose) -> bool {
+    let rollout = state.open_rollout();
+    match purpose {
+        StartPurpose::Repair => true,
+        StartPurpose::Retry => rollout.is_some_and(|r| r.retries.contains(&key.slot)),
+        StartPurpose::Restore => rollout.is_some_and(|r| r.left_out() > 0),
+        StartPurpose::Scale => state.book(key.revision).is_some_and(|book| book.owed() > 0),
+        StartPurpose::Roll => false,
+    }
 }
 
 fn s12_never_cut_the_busy(state: &AppState, actions: &[Action]) -> Result<(), String> {
@@ -157,9 +166,8 @@ fn s15_rollback_is_minimal(state: &AppState, actions: &[Action]) -> Result<(), S
 fn s16_one_per_slot(state: &AppState, actions: &[Action]) -> Result<(), String> {
     let mut taken = BTreeSet::new();
     for (key, _) in starts(actions) {
-        let slot = InstanceKey { attempt: 0, ..key };
-        let next = InstanceKey { attempt: u32::MAX, ..key };
-        if !taken.insert((key.revision, key.slot)) || state.has_instance_between(slot, next) {
+        let stands = state.at_place(key.revision, key.slot).is_some();
+        if !taken.insert((key.revision, key.slot)) || stands {
             return Err(format!("{key:?} would start in a place that is taken"));
         }
     }
@@ -185,7 +193,7 @@ fn s17_terminal_is_final(state: &AppState, actions: &[Action]) -> Result<(), Str
 /// Success needs every one of them seen available, and nothing else alive.
 fn s18_evidence(state: &AppState, actions: &[Action]) -> Result<(), String> {
     let good = actions.iter().any(|action| match action {
-        Action::Conclude { outcome } => *outcome != Outcome::Failed,
+        Action::Conclude { outcome, .. } => *outcome != Outcome::Failed,
         Action::Start { .. }
         | Action::Drain { .. }
         | Action::Stop { .. }
@@ -204,7 +212,9 @@ fn s18_evidence(state: &AppState, actions: &[Action]) -> Result<(), String> {
 }
 
 fn s19_proven_repairs(state: &AppState, actions: &[Action]) -> Result<(), String> {
-    let foreign = starts(actions)
-        .find(|(key, purpose)| *purpose == StartPurpose::Repair && Some(key.revision) != state.proven());
+    let foreign = starts(actions).find(|(key, purpose)| {
+        matches!(purpose, StartPurpose::Repair | StartPurpose::Restore)
+            && Some(key.revision) != state.proven()
+    });
     ensure(foreign.is_none(), || format!("{foreign:?} would repair, but {:?} is proven", state.proven()))
 }

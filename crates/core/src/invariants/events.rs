@@ -1,5 +1,7 @@
 //! What no event may do to a state: a few values taken before it is applied, compared with what is there afterwards.
 
+use std::collections::BTreeSet;
+
 use crate::Millis;
 use crate::event::{Action, Command, Event, Fact, RolloutKind};
 use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
@@ -28,7 +30,7 @@ pub struct Witness {
     at: Millis,
     now: Millis,
     last: Option<(RolloutId, RolloutState, Option<RevisionNumber>)>,
-    bad: usize,
+    bad: BTreeSet<RevisionNumber>,
     /// The instance that the event is about.
     instance: Option<(InstanceKey, Option<Seen>)>,
 }
@@ -45,7 +47,7 @@ impl Witness {
             at,
             now: state.now(),
             last: state.last_rollout().map(|r| (r.id, r.state, r.back_to)),
-            bad: state.bad_revisions(),
+            bad: state.bad_revisions().clone(),
             instance: subject(event).map(|key| (key, seen(state, key))),
         }
     }
@@ -95,9 +97,9 @@ fn seen(state: &AppState, key: InstanceKey) -> Option<Seen> {
     state.instance(key).map(|i| Seen { phase: i.phase(), routed: i.is_routed() })
 }
 
-/// A verdict makes it grow, a person makes it shrink.
+/// A verdict makes it grow, a person makes it shrink. One that is forgotten can never be started again.
 fn s3_bad_stays_bad(before: &Witness, event: &Event, after: &AppState) -> Result<(), String> {
-    let (was, is) = (before.bad, after.bad_revisions());
+    let (was, is) = (&before.bad, after.bad_revisions());
     let a_person_spoke = matches!(event, Event::Commanded { .. });
     let verdict = matches!(
         event,
@@ -107,8 +109,12 @@ fn s3_bad_stays_bad(before: &Witness, event: &Event, after: &AppState) -> Result
                 ..
             }
     );
-    ensure(is <= was || verdict, || format!("{was} revisions were judged bad, now {is}, without a verdict"))?;
-    ensure(is >= was || a_person_spoke, || format!("{was} revisions were judged bad, now {is}, by nobody"))
+    let judged = is.difference(was).next();
+    ensure(judged.is_none() || verdict, || format!("{judged:?} counts as bad, and nobody judged it"))?;
+    let forgiven = was.difference(is).find(|revision| after.revision(**revision).is_some());
+    ensure(forgiven.is_none() || a_person_spoke, || {
+        format!("{forgiven:?} was judged bad, and nobody took it back")
+    })
 }
 
 fn s4_one_direction(before: &Witness, _: &Event, after: &AppState) -> Result<(), String> {

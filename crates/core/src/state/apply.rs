@@ -1,6 +1,6 @@
 //! The fold: one event at a time, total, and the same on every machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Millis;
 use crate::event::{Action, Command, Event, Exit, Fact, FailureCause, PauseCause};
@@ -68,14 +68,15 @@ impl AppState {
     fn command(&mut self, by: &str, command: &Command) {
         match command {
             Command::Configure { settings } => {
-                self.settings = Some((**settings).clone());
+                let before = self.settings.replace((**settings).clone()).map_or(0, |s| s.replicas);
+                self.share(before, settings.replicas);
                 self.refresh_all();
                 self.wake_for_clocks();
             }
             Command::AddRevision { revision } => {
                 self.revisions.insert(revision.number, (**revision).clone());
             }
-            Command::Roll { rollout, target, kind } => {
+            Command::Roll { rollout, target, kind, step } => {
                 self.end_rollout(RolloutState::Superseded, None);
                 if *kind == crate::event::RolloutKind::Rollback
                     && let Some(left) = self.target
@@ -103,6 +104,11 @@ impl AppState {
                     batches: 0,
                     batch_reached_at: self.now,
                     bake_since: None,
+                    step: *step,
+                    stepped: 0,
+                    skipped: BTreeSet::new(),
+                    to_restore: 0,
+                    retries: BTreeSet::new(),
                     lowest_available: self.totals.available(),
                     highest_total: self.totals.live(),
                     peak_mix: BTreeMap::new(),
@@ -121,6 +127,8 @@ impl AppState {
             }
             Command::Pause => self.pause(PauseCause::Person { by: by.to_owned() }),
             Command::Resume => self.resume(),
+            Command::Retry { instance } => self.retry(*instance),
+            Command::Skip { instance } => self.skip(*instance),
             Command::Down => {
                 self.end_rollout(RolloutState::Aborted, Some(PauseCause::Person { by: by.to_owned() }));
                 self.down = true;
@@ -170,7 +178,7 @@ impl AppState {
                 }
                 self.timers.set(now + bake, Timer::Wake);
             }
-            Action::Conclude { outcome } => self.conclude(*outcome),
+            Action::Conclude { outcome, cause } => self.conclude(*outcome, cause.clone()),
             Action::Recovered => self.recovering_since = None,
         }
     }

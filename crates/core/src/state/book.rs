@@ -115,6 +115,10 @@ pub struct Book {
     pub(super) ready: u32,
     /// What Kubernetes keeps in `ReplicaSet.spec.replicas`.
     pub(super) want: u32,
+    /// What scaling in the middle of a rollout has still to start (above 0) or to stop (below) of this revision.
+    pub(super) owed: i64,
+    /// Those that a person asked for and that are still starting.
+    pub(super) coming: u32,
     pub(super) slots: Slots,
 }
 
@@ -160,6 +164,12 @@ impl Book {
     pub fn want(&self) -> u32 {
         self.want
     }
+    pub fn owed(&self) -> i64 {
+        self.owed
+    }
+    pub fn coming(&self) -> u32 {
+        self.coming
+    }
     pub fn ready(&self) -> u32 {
         self.ready
     }
@@ -184,6 +194,8 @@ pub struct Slots {
     backoff: BTreeMap<u32, Millis>,
     /// The same for places whose failed instance is still on its way out.
     penalty: BTreeMap<u32, Millis>,
+    /// Left out of the rollout by a person, and whether nothing is there any more.
+    closed: BTreeMap<u32, bool>,
 }
 
 impl Default for Slots {
@@ -195,6 +207,7 @@ impl Default for Slots {
             failures: BTreeMap::new(),
             backoff: BTreeMap::new(),
             penalty: BTreeMap::new(),
+            closed: BTreeMap::new(),
         }
     }
 }
@@ -258,8 +271,43 @@ impl Slots {
         self.free.extend(std::mem::take(&mut self.backoff).into_keys());
     }
 
+    /// Whether the place was ever taken.
+    pub fn is_known(&self, slot: u32) -> bool {
+        self.attempts.contains_key(&slot)
+    }
+
+    /// The attempt that would be next in this place, if it is free to be tried.
+    pub fn next_attempt(&self, slot: u32) -> Option<u32> {
+        self.free.contains(&slot).then(|| self.attempts.get(&slot).map_or(1, |tried| tried + 1))
+    }
+
+    /// A person asked for it: what failed there before does not make it wait.
+    pub(super) fn forgive_place(&mut self, slot: u32) {
+        self.failures.remove(&slot);
+        self.penalty.remove(&slot);
+        if self.backoff.remove(&slot).is_some() {
+            self.free.insert(slot);
+        }
+    }
+
+    /// Not to be used for as long as the rollout lasts.
+    pub(super) fn close(&mut self, slot: u32) {
+        self.forgive_place(slot);
+        let vacant = self.free.remove(&slot);
+        self.closed.insert(slot, vacant);
+    }
+
+    pub(super) fn reopen_closed(&mut self) {
+        let vacant = std::mem::take(&mut self.closed).into_iter().filter(|(_, vacant)| *vacant);
+        self.free.extend(vacant.map(|(slot, _)| slot));
+    }
+
     /// The instance is gone: answers until when the place must wait.
     pub(super) fn release(&mut self, slot: u32, now: Millis) -> Option<Millis> {
+        if let Some(vacant) = self.closed.get_mut(&slot) {
+            *vacant = true;
+            return None;
+        }
         match self.penalty.remove(&slot) {
             Some(at) if at > now => {
                 self.backoff.insert(slot, at);

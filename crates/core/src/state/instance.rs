@@ -22,6 +22,19 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// As it stands in a sentence and in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Intended => "intended",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
     /// Still counted on: it serves or is about to.
     pub fn is_held(self) -> bool {
         match self {
@@ -38,6 +51,8 @@ pub struct Instance {
     pub(super) phase_since: Millis,
     /// Rises with each start of the app: the order of age.
     pub(super) born: u64,
+    /// A person asked for it: a retry, or a share of more replicas.
+    pub(super) asked: bool,
     pub(super) ready_since: Option<Millis>,
     /// `min_healthy_time` has passed in this ready period.
     pub(super) matured: bool,
@@ -65,6 +80,7 @@ impl Instance {
             phase: Phase::Intended,
             phase_since: at,
             born,
+            asked: false,
             ready_since: None,
             matured: false,
             ever_available: false,

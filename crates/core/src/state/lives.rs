@@ -30,24 +30,32 @@ impl AppState {
             return;
         }
         self.births += 1;
-        let instance = Instance::intended(key, self.births, self.now);
+        let mut instance = Instance::intended(key, self.births, self.now);
+        instance.asked = matches!(purpose, StartPurpose::Retry | StartPurpose::Scale);
         let book = self.books.entry(key.revision).or_default();
         book.slots.take(key.slot, key.attempt);
         book.insert(Class::Starting, instance.born, key);
+        book.coming += u32::from(instance.asked);
         self.totals.add(Class::Starting);
-        if purpose == StartPurpose::Roll {
-            book.want = book.want.max(book.counts.held());
+        match purpose {
+            StartPurpose::Roll | StartPurpose::Retry | StartPurpose::Restore | StartPurpose::Scale => {
+                book.want = book.want.max(book.counts.held());
+                book.owed -= i64::from(book.owed > 0 && purpose != StartPurpose::Restore);
+            }
+            StartPurpose::Repair => {}
         }
         self.instances.insert(key, instance);
+        self.note_asked_start(key, purpose);
         let deadline = self.now + self.settings.as_ref().map_or(0, |s| s.rollout.healthy_deadline_ms);
         self.set_timer(key, deadline, Timer::Overdue(key));
     }
 
     pub(super) fn unwant(&mut self, key: InstanceKey, purpose: StopPurpose) {
         match purpose {
-            StopPurpose::Replaced | StopPurpose::Surplus => {
+            StopPurpose::Replaced | StopPurpose::Surplus | StopPurpose::Skipped => {
                 if let Some(book) = self.books.get_mut(&key.revision) {
                     book.want = book.want.saturating_sub(1);
+                    book.owed += i64::from(book.owed < 0 && purpose == StopPurpose::Surplus);
                 }
             }
             StopPurpose::Failed | StopPurpose::Down => {}
@@ -145,6 +153,7 @@ impl AppState {
         self.totals.take(class);
         if let Some(book) = self.books.get_mut(&key.revision) {
             book.remove(class, instance.born, key);
+            book.coming -= u32::from(instance.asked && class == Class::Starting);
             book.ready -= u32::from(instance.phase == Phase::Ready);
             book.routed -= u32::from(instance.phase == Phase::Ready && instance.routed);
             if let Some(until) = book.slots.release(key.slot, self.now) {
@@ -163,9 +172,11 @@ impl AppState {
         let (after, is_ready) = (Class::of(instance, needs_route), instance.phase == Phase::Ready);
         let is_routed = is_ready && instance.routed;
         instance.ever_available |= after == Class::Available;
-        let born = instance.born;
+        let (born, asked) = (instance.born, instance.asked);
         let book = self.books.entry(key.revision).or_default();
         if before != after {
+            let comes = |class| u32::from(asked && class == Class::Starting);
+            book.coming = book.coming + comes(after) - comes(before);
             book.remove(before, born, key);
             book.insert(after, born, key);
             self.totals.take(before);

@@ -2,9 +2,11 @@
 //! [`AppState::advance`] change them, and both keep the counts that decisions are made from.
 
 mod apply;
+mod asked;
 mod book;
 mod instance;
 mod lives;
+mod places;
 mod request;
 mod rollout;
 mod timers;
@@ -114,9 +116,9 @@ impl AppState {
     pub fn is_bad(&self, number: RevisionNumber) -> bool {
         self.bad.contains(&number)
     }
-    /// How many revisions were judged bad.
-    pub fn bad_revisions(&self) -> usize {
-        self.bad.len()
+    /// Those that were judged bad.
+    pub fn bad_revisions(&self) -> &BTreeSet<RevisionNumber> {
+        &self.bad
     }
     pub fn has_succeeded(&self, number: RevisionNumber) -> bool {
         self.succeeded.contains(&number)
@@ -173,9 +175,13 @@ impl AppState {
             Fact::Gone => true,
         }
     }
-    /// Whether any instance stands between the two keys, in key order.
-    pub fn has_instance_between(&self, from: InstanceKey, to: InstanceKey) -> bool {
-        self.instances.range(from..to).next().is_some()
+    /// Whatever attempt stands in that place now.
+    pub fn at_place(&self, revision: RevisionNumber, slot: u32) -> Option<&Instance> {
+        let key = |attempt| InstanceKey { revision, slot, attempt };
+        self.instances.range(key(0)..=key(u32::MAX)).next().map(|(_, instance)| instance)
+    }
+    pub fn is_available(&self, key: InstanceKey) -> bool {
+        self.instance(key).is_some_and(|i| i.is_available(self.needs_route()))
     }
     /// Over all revisions.
     pub fn totals(&self) -> &Counts {
@@ -213,6 +219,12 @@ impl AppState {
     /// The newest succeeded revision other than the target that was not judged bad.
     pub fn rollback_target(&self) -> Option<RevisionNumber> {
         self.succeeded.iter().rev().copied().find(|r| Some(*r) != self.target && !self.bad.contains(r))
+    }
+
+    /// How many places the target takes: all but those that a person left out.
+    pub fn goal(&self) -> u32 {
+        let left_out = self.open_rollout().map_or(0, Rollout::left_out);
+        self.budget().desired.saturating_sub(left_out)
     }
 
     /// How many instances of revisions other than the target there are.

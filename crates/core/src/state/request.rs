@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Command, RolloutKind};
-use crate::ids::{RevisionNumber, RolloutId};
+use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
 use crate::revision::{Revision, Template};
 use crate::settings::AppSettings;
 
@@ -20,6 +20,10 @@ pub enum Request {
     Abort,
     /// To a revision, or to the newest one that succeeded and was not judged bad.
     Rollback(Option<RevisionNumber>),
+    /// One place once more.
+    Retry(InstanceKey),
+    /// One place left out of the rollout.
+    Skip(InstanceKey),
     Scale(u32),
     Restart,
     Down,
@@ -31,6 +35,9 @@ pub struct DeployRequest {
     pub settings: AppSettings,
     /// Refuse when another rollout holds the app.
     pub if_idle: bool,
+    /// Pause after each batch.
+    #[serde(default)]
+    pub step: bool,
     /// The newest rollout that the asker knew of. Another one by now: somebody else was faster.
     pub seen_rollout: Option<RolloutId>,
 }
@@ -79,6 +86,8 @@ impl AppState {
             },
             Request::Abort => self.permit_abort(),
             Request::Rollback(to) => self.permit_rollback(*to),
+            Request::Retry(key) => self.permit_retry(*key),
+            Request::Skip(key) => self.permit_skip(*key),
             Request::Scale(replicas) => self.permit_scale(*replicas),
             Request::Restart => self.permit_restart(),
             Request::Down => {
@@ -113,11 +122,6 @@ impl AppState {
         let settings_differ = self.settings.as_ref() != Some(&deploy.settings);
         let mut commands = Vec::new();
         if settings_differ {
-            let replicas_differ =
-                self.settings.as_ref().is_some_and(|s| s.replicas != deploy.settings.replicas);
-            if replicas_differ && open.is_some() && same_as_target {
-                return refuse_scaling(self);
-            }
             commands.push(Command::Configure { settings: Box::new(deploy.settings.clone()) });
         }
         let turned_back = open.is_some_and(|r| r.back_to.is_some());
@@ -163,7 +167,11 @@ impl AppState {
             Some(open) => format!("supersedes rollout {} to {}", open.id, self.version_of(open.to)),
             None => format!("rolls {} to {}", self.app, deploy.template.version),
         };
-        Ok(self.roll(commands, target, RolloutKind::Deploy, says))
+        let mut step = self.roll(commands, target, RolloutKind::Deploy, says);
+        if let Some(Command::Roll { step, .. }) = step.commands.last_mut() {
+            *step = deploy.step;
+        }
+        Ok(step)
     }
 
     fn permit_abort(&self) -> Result<Step, Refusal> {
@@ -228,24 +236,22 @@ impl AppState {
         let Some(settings) = &self.settings else {
             return refuse(format!("{} was never deployed, so it cannot be scaled", self.app));
         };
-        if self.open_rollout().is_some() {
-            return refuse_scaling(self);
-        }
-        if self.is_halted() {
+        if self.open_rollout().is_none() && self.is_halted() {
             return refuse(format!(
                 "the last rollout of {} failed and waits for a person; deploy again first, then scale",
                 self.app
             ));
         }
         if settings.replicas == replicas {
-            return Ok(self.nothing(format!("{} has {replicas} replicas already", self.app)));
+            return Ok(self.nothing(format!("{} has {} already", self.app, replicas_text(replicas))));
         }
         let settings = AppSettings { replicas, ..settings.clone() };
         if let Some(problem) = settings.problems().into_iter().next() {
             return refuse(format!("{}; {}", problem.message, problem.hint));
         }
-        let says = format!("{} goes to {replicas} replicas", self.app);
-        Ok(Step { commands: vec![Command::Configure { settings: Box::new(settings) }], rollout: None, says })
+        let says = format!("{} goes to {}", self.app, replicas_text(replicas));
+        let rollout = self.open_rollout().map(|r| r.id);
+        Ok(Step { commands: vec![Command::Configure { settings: Box::new(settings) }], rollout, says })
     }
 
     fn permit_restart(&self) -> Result<Step, Refusal> {
@@ -275,11 +281,11 @@ impl AppState {
         says: String,
     ) -> Step {
         let rollout = self.next_rollout();
-        commands.push(Command::Roll { rollout, target, kind });
+        commands.push(Command::Roll { rollout, target, kind, step: false });
         Step { commands, rollout: Some(rollout), says }
     }
 
-    fn step(&self, commands: Vec<Command>, rollout: RolloutId, says: String) -> Step {
+    pub(super) fn step(&self, commands: Vec<Command>, rollout: RolloutId, says: String) -> Step {
         Step { commands, rollout: Some(rollout), says }
     }
 
@@ -288,15 +294,10 @@ impl AppState {
     }
 }
 
-fn refuse<T>(text: String) -> Result<T, Refusal> {
-    Err(Refusal(text))
+fn replicas_text(n: u32) -> String {
+    if n == 1 { "1 replica".to_owned() } else { format!("{n} replicas") }
 }
 
-fn refuse_scaling<T>(state: &AppState) -> Result<T, Refusal> {
-    let (id, to) =
-        state.open_rollout().map(|r| (r.id.to_string(), state.version_of(r.to))).unwrap_or_default();
-    refuse(format!(
-        "rollout {id} to {to} holds {}; the number of replicas can change when it has ended",
-        state.app
-    ))
+pub(super) fn refuse<T>(text: String) -> Result<T, Refusal> {
+    Err(Refusal(text))
 }

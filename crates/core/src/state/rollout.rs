@@ -1,6 +1,6 @@
 //! The record of one rollout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,15 @@ pub struct Rollout {
     pub batches: u32,
     pub batch_reached_at: Millis,
     pub bake_since: Option<Millis>,
+    /// It pauses after each batch; the last one it paused after.
+    pub step: bool,
+    pub stepped: u32,
+    /// Places of `to` that a person left out.
+    pub skipped: BTreeSet<u32>,
+    /// Of these, how many the base has still to come back to.
+    pub to_restore: u32,
+    /// Places of the target that a person asked for once more.
+    pub retries: BTreeSet<u32>,
     pub lowest_available: u32,
     pub highest_total: u32,
     /// Routed instances of each revision at the most mixed moment: of the pairs (others, target) after each change of the
@@ -84,6 +93,11 @@ impl Rollout {
     /// The revision that shall run when it ends.
     pub fn target(&self) -> RevisionNumber {
         self.back_to.unwrap_or(self.to)
+    }
+
+    /// How many places the target does not take. On the way back it takes all of them.
+    pub fn left_out(&self) -> u32 {
+        if self.back_to.is_some() { 0 } else { u32::try_from(self.skipped.len()).unwrap_or(u32::MAX) }
     }
 }
 

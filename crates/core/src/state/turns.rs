@@ -11,6 +11,9 @@ impl AppState {
     pub(super) fn pause(&mut self, cause: PauseCause) {
         if let Some(rollout) = self.open_rollout_mut() {
             rollout.state = RolloutState::Paused;
+            if let PauseCause::Step { batch } = cause {
+                rollout.stepped = batch;
+            }
             rollout.cause = Some(cause);
         }
     }
@@ -22,6 +25,7 @@ impl AppState {
                 if rollout.back_to.is_some() { RolloutState::RollingBack } else { RolloutState::Running };
             rollout.cause = None;
             rollout.failures = 0;
+            rollout.retries.clear();
             rollout.progress = progress;
         }
         self.forgive_target();
@@ -32,6 +36,9 @@ impl AppState {
         self.bad.insert(left);
         self.target = Some(to);
         let progress = self.fresh_progress();
+        for book in self.books.values_mut() {
+            book.owed = 0;
+        }
         if let Some(rollout) = self.open_rollout_mut() {
             rollout.state = RolloutState::RollingBack;
             rollout.back_to = Some(to);
@@ -39,13 +46,15 @@ impl AppState {
             rollout.cause = Some(cause);
             rollout.failures = 0;
             rollout.batches = 0;
+            rollout.step = false;
+            rollout.retries.clear();
             rollout.bake_since = None;
             rollout.progress = progress;
         }
         self.forgive_target();
     }
 
-    pub(super) fn conclude(&mut self, outcome: Outcome) {
+    pub(super) fn conclude(&mut self, outcome: Outcome, cause: Option<PauseCause>) {
         let state = match outcome {
             Outcome::Succeeded => RolloutState::Succeeded,
             Outcome::RolledBack => RolloutState::RolledBack,
@@ -53,7 +62,7 @@ impl AppState {
             Outcome::Failed => RolloutState::Failed,
         };
         let target = self.target;
-        self.end_rollout(state, None);
+        self.end_rollout(state, cause);
         if outcome == Outcome::Failed {
             return;
         }
@@ -67,6 +76,7 @@ impl AppState {
         for (revision, book) in &mut self.books {
             book.want = if Some(*revision) == target { desired } else { 0 };
         }
+        self.forget_old();
     }
 
     pub(super) fn end_rollout(&mut self, state: RolloutState, cause: Option<PauseCause>) {
@@ -78,6 +88,10 @@ impl AppState {
             if cause.is_some() {
                 rollout.cause = cause;
             }
+        }
+        for book in self.books.values_mut() {
+            book.owed = 0;
+            book.slots.reopen_closed();
         }
     }
 

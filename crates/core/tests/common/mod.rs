@@ -116,6 +116,10 @@ impl World {
 
     /// Opens a rollout to the version, numbered by the label's first appearance.
     pub fn deploy(&mut self, version: &str) {
+        self.roll(version, false);
+    }
+
+    pub fn roll(&mut self, version: &str, step: bool) {
         let template = template(version);
         let known = self.state.revisions().values().find(|r| r.template == template).map(|r| r.number);
         let target = known.unwrap_or_else(|| {
@@ -123,7 +127,12 @@ impl World {
             self.command(Command::AddRevision { revision: Box::new(Revision { number, template }) });
             number
         });
-        self.command(Command::Roll { rollout: self.state.next_rollout(), target, kind: RolloutKind::Deploy });
+        self.command(Command::Roll {
+            rollout: self.state.next_rollout(),
+            target,
+            kind: RolloutKind::Deploy,
+            step,
+        });
         self.settle();
     }
 

@@ -69,6 +69,17 @@ fn command_words(by: &str, command: &Command, state: &AppState) -> Option<Words>
         }
         Command::Pause => ("paused", format!("paused by {by}")),
         Command::Resume => ("resumed", format!("resumed by {by}")),
+        Command::Retry { instance } => {
+            return Some((
+                "retry",
+                Some(*instance),
+                format!("{} is tried again, by {by}", instance.name(state.app())),
+            ));
+        }
+        Command::Skip { instance } => {
+            let name = instance.name(state.app());
+            return Some(("skip", Some(*instance), format!("{name} is left out of the rollout, by {by}")));
+        }
         Command::Down => ("down", format!("taken down by {by}")),
     };
     Some((kind, None, text))
@@ -79,11 +90,16 @@ fn action_words(action: &Action, app: &App) -> Words {
     let name = |key: &InstanceKey| format!("{} ({})", key.name(state.app()), state.version_of(key.revision));
     match action {
         Action::Start { instance, purpose } => {
-            let repairs = match purpose {
-                StartPurpose::Repair => true,
-                StartPurpose::Roll => app.chronicle.repairs.contains(instance),
+            let why = match purpose {
+                StartPurpose::Repair => " in place of one that died",
+                StartPurpose::Roll if app.chronicle.repairs.contains(instance) => {
+                    " in place of one that died"
+                }
+                StartPurpose::Roll => "",
+                StartPurpose::Retry => " once more, as asked",
+                StartPurpose::Restore => " in place of one that was left out",
+                StartPurpose::Scale => ", its share of more replicas",
             };
-            let why = if repairs { " in place of one that died" } else { "" };
             ("start", Some(*instance), format!("starts {}{why}", name(instance)))
         }
         Action::Drain { instance, purpose } => {
@@ -104,7 +120,10 @@ fn action_words(action: &Action, app: &App) -> Words {
             ("rolling_back", None, format!("goes back to {}: {}", state.version_of(*to), cause.text()))
         }
         Action::Bake => ("bake", None, "everything is replaced; the bake time begins".to_owned()),
-        Action::Conclude { outcome } => ("end", None, outcome_words(*outcome).to_owned()),
+        Action::Conclude { outcome, cause } => {
+            let why = cause.as_ref().map(|cause| format!(" ({})", cause.text())).unwrap_or_default();
+            ("end", None, format!("{}{why}", outcome_words(*outcome)))
+        }
         Action::Recovered => ("recovered", None, "the proven version is back at full strength".to_owned()),
     }
 }
@@ -114,6 +133,7 @@ fn purpose_words(purpose: StopPurpose) -> &'static str {
         StopPurpose::Replaced => "",
         StopPurpose::Surplus => ", more than are desired",
         StopPurpose::Failed => ", which failed",
+        StopPurpose::Skipped => ", which was left out",
         StopPurpose::Down => ", the app goes down",
     }
 }

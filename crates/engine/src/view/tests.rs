@@ -107,8 +107,13 @@ impl World {
 
     fn deploy(&mut self, version: &str) {
         let settings = self.settings.clone();
-        let deploy =
-            DeployRequest { template: template(version), settings, if_idle: false, seen_rollout: None };
+        let deploy = DeployRequest {
+            template: template(version),
+            settings,
+            if_idle: false,
+            step: false,
+            seen_rollout: None,
+        };
         self.ask(Request::Deploy(Box::new(deploy)));
     }
 
@@ -305,7 +310,7 @@ fn after_a_way_back_that_failed_no_rollback_is_allowed_if_there_is_nowhere_to_go
     let to = world.app().state.base().unwrap();
     let cause = PauseCause::Failures { failures: 1, max_failures: 1 };
     world.note(Event::Decided(Action::TurnBack { to, cause }));
-    world.note(Event::Decided(Action::Conclude { outcome: Outcome::Failed }));
+    world.note(Event::Decided(Action::Conclude { outcome: Outcome::Failed, cause: None }));
     assert_eq!(world.status().rollout.unwrap().state, "failed");
     assert_eq!(world.status().allowed, Vec::<String>::new());
 }

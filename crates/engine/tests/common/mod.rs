@@ -155,7 +155,7 @@ pub fn deploy(version: &str) -> Input {
         version_header: None,
     };
     let settings = AppSettings { replicas: 4, rollout, listen: Some(listen), fixed_port: false };
-    let request = DeployRequest { template, settings, if_idle: false, seen_rollout: None };
+    let request = DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
     Input::Request {
         app: app(),
         by: "ann".into(),

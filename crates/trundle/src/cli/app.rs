@@ -1,4 +1,4 @@
-//! Requests about one app: `pause resume abort rollback scale restart`.
+//! Requests about one app: `pause resume abort rollback retry skip scale restart`.
 
 use trundle_core::ids::AppName;
 use trundle_core::state::Request;
@@ -31,6 +31,8 @@ pub async fn followed(
     let app = super::status::the_app(context, app).await?;
     let purpose = match request {
         Request::Abort | Request::Rollback(_) => Purpose::GoBack,
+        // A pause stays: what is followed is what moves in it.
+        Request::Retry(_) | Request::Scale(_) => Purpose::Settle,
         _ => Purpose::GoOn,
     };
     let answer = told(context.client.ask(app.as_str(), who(), request).await)?;

@@ -17,12 +17,19 @@ use crate::exit::Exit;
 
 const DOOR_HINT: &str = "free it, or choose another address";
 
+/// What is asked besides the file.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    pub if_idle: bool,
+    pub step: bool,
+}
+
 pub async fn run(
     context: &Context,
     file: &FileArgs,
     follow: &FollowArgs,
     meta: &[(String, String)],
-    if_idle: bool,
+    how: How,
 ) -> Result<Exit, Stop> {
     let loaded = load(context, file, Secrets::Require)?;
     if !context.json && !context.quiet {
@@ -46,7 +53,8 @@ pub async fn run(
     };
     let (name, settings) = (loaded.name.clone(), loaded.settings.clone());
     let template = prepare(context, &loaded.path, loaded.draft)?;
-    let request = DeployRequest { template, settings, if_idle, seen_rollout: seen };
+    let How { if_idle, step } = how;
+    let request = DeployRequest { template, settings, if_idle, step, seen_rollout: seen };
     let mut by = who();
     for (key, value) in meta {
         by.push_str(&format!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use trundle_core::ids::AppName;
+use trundle_core::state::Phase;
 use trundle_engine::view::Status;
 
 use super::show::Show;
@@ -20,6 +21,8 @@ pub enum Purpose {
     GoOn,
     /// The old one does.
     GoBack,
+    /// Nothing moves any more, be it in a pause.
+    Settle,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -206,6 +209,11 @@ impl Followed<'_> {
         let rollout = status.rollout.as_ref()?;
         if rollout.id > id {
             return Some(End::Newer);
+        }
+        let moves =
+            |phase| matches!(phase, Phase::Intended | Phase::Starting | Phase::Draining | Phase::Stopping);
+        if self.purpose == Purpose::Settle && status.instances.iter().any(|i| moves(i.phase)) {
+            return None;
         }
         outcome_of(&rollout.state, self.purpose).map(End::As)
     }

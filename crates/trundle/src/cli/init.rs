@@ -114,8 +114,9 @@ bake_time = "0s"                  # watch the finished rollout this long before 
 min_healthy_time = "0s"           # ready for this long counts as available
 healthy_deadline = "5m"           # an instance that is not ready by then has failed
 progress_deadline = "10m"         # a rollout that gets no further for this long has failed
-on_failure = "pause"              # or "rollback"
+on_failure = "pause"              # or "rollback", or "continue" until progress_deadline
 max_failures = 1                  # so many failed instances end the patience; a count or a percentage
 drain_timeout = "30s"             # how long requests may take to finish before their instance is stopped
 stop_grace_period = "10s"         # from stop_signal to SIGKILL
+history_limit = 10                # so many earlier revisions are kept to go back to
 "#;

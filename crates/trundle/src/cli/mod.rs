@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use trundle_core::ids::{AppName, RevisionNumber};
+use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
 use trundle_core::state::Request;
 
 use crate::api::client::Client;
@@ -114,6 +114,9 @@ enum Command {
         /// Refuses (13) when another rollout holds the app
         #[arg(long)]
         if_idle: bool,
+        /// Pauses after each batch (10) until `trundle resume`
+        #[arg(long)]
+        step: bool,
     },
     /// Follows a rollout and ends with its exit code
     Wait {
@@ -153,6 +156,20 @@ enum Command {
         revision: Option<u32>,
         #[command(flatten)]
         follow: FollowArgs,
+    },
+    /// Tries the place of a failed instance once more; a pause stays
+    Retry {
+        /// Such as web-2-3
+        #[arg(value_parser = InstanceKey::read_name)]
+        instance: (AppName, InstanceKey),
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// Leaves the place of an instance out of the rollout: the version before comes back to it
+    Skip {
+        /// Such as web-2-3
+        #[arg(value_parser = InstanceKey::read_name)]
+        instance: (AppName, InstanceKey),
     },
     /// Changes the number of replicas
     Scale {
@@ -299,8 +316,8 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Validate { file } => return validate::run(&file.file, &file.sets, context.json),
         Command::Plan { state: Some(state), .. } => plan::for_situation(context, &state),
         Command::Plan { file, exit_code, state: None } => plan::for_file(context, &file, exit_code).await,
-        Command::Deploy { file, follow, meta, if_idle } => {
-            deploy::run(context, &file, &follow, &meta, if_idle).await
+        Command::Deploy { file, follow, meta, if_idle, step } => {
+            deploy::run(context, &file, &follow, &meta, deploy::How { if_idle, step }).await
         }
         Command::Wait { rollout, which, timeout } => follow::wait(context, rollout, which.app, timeout).await,
         Command::Status { app, watch } => status::run(context, app, watch).await,
@@ -311,6 +328,10 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
             let request = Request::Rollback(revision.map(RevisionNumber));
             app::followed(context, app, request, &follow).await
         }
+        Command::Retry { instance: (app, key), follow } => {
+            app::followed(context, Some(app), Request::Retry(key), &follow).await
+        }
+        Command::Skip { instance: (app, key) } => app::now(context, Some(app), Request::Skip(key)).await,
         Command::Scale { app, replicas, follow } => {
             app::followed(context, Some(app), Request::Scale(replicas), &follow).await
         }

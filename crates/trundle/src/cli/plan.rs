@@ -56,7 +56,13 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
     let mut state = apps.remove(&name).map_or_else(|| AppState::new(name.clone()), |app| app.state);
     let template = template(context, loaded)?;
     let before = state.target().and_then(|t| state.revision(t)).map(|r| r.template.clone());
-    let request = DeployRequest { template: template.clone(), settings, if_idle: false, seen_rollout: None };
+    let request = DeployRequest {
+        template: template.clone(),
+        settings,
+        if_idle: false,
+        step: false,
+        seen_rollout: None,
+    };
     let step = state.permit(&Request::Deploy(Box::new(request))).map_err(|r| Stop::Refused(r.to_string()))?;
     let now = state.now();
     for command in &step.commands {

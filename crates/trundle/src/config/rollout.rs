@@ -41,8 +41,8 @@ pub fn read(section: Option<&Section<'_>>) -> RolloutSettings {
     }
     settings.max_failures =
         section.get("max_failures", value::count_or_percent).unwrap_or(CountOrPercent::Count(1));
-    if section.get("history_limit", value::whole(1, 10_000)).is_some() {
-        section.findings.note("rollout.history_limit has no effect yet: every revision is kept");
+    if let Some(limit) = section.get("history_limit", value::whole(0, 10_000)) {
+        settings.history_limit = limit;
     }
     settings
 }

@@ -57,7 +57,7 @@ bake_time = "1m"
 min_healthy_time = "3s"
 healthy_deadline = "1m30s"
 progress_deadline = "1h"
-on_failure = "rollback"
+on_failure = "continue"
 max_failures = "10%"
 drain_timeout = "1s"
 stop_grace_period = "0s"
@@ -79,10 +79,11 @@ fn every_key_is_read() {
         min_healthy_time_ms: 3_000,
         healthy_deadline_ms: 90_000,
         progress_deadline_ms: 3_600_000,
-        on_failure: OnFailure::Rollback,
+        on_failure: OnFailure::Continue,
         max_failures: CountOrPercent::Percent(10),
         drain_timeout_ms: 1_000,
         stop_grace_period_ms: 0,
+        history_limit: 3,
     };
     assert_eq!(
         (loaded.name.as_str(), loaded.settings.replicas, loaded.settings.fixed_port),
@@ -118,9 +119,7 @@ fn every_key_is_read() {
     );
     assert_eq!(http.headers["Host"], "example.com");
     let notes = loaded.notes.join("\n");
-    for part in
-        [".env:3: A is written again", "PORT in the environment", "EMPTY is set, but empty", "history_limit"]
-    {
+    for part in [".env:3: A is written again", "PORT in the environment", "EMPTY is set, but empty"] {
         assert!(notes.contains(part), "{part} in {notes}");
     }
     assert!(!notes.contains("canary"), "{notes}");
