@@ -41,6 +41,33 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The instance that it is about, if it is about one.
+    pub fn instance(&self) -> Option<InstanceKey> {
+        match self {
+            Self::Observed { instance, .. } | Self::Evidence { instance, .. } => Some(*instance),
+            Self::Decided(
+                Action::Start { instance, .. }
+                | Action::Drain { instance, .. }
+                | Action::Stop { instance, .. }
+                | Action::Fail { instance, .. },
+            ) => Some(*instance),
+            Self::Decided(
+                Action::BatchReached { .. }
+                | Action::PauseRollout { .. }
+                | Action::TurnBack { .. }
+                | Action::Bake
+                | Action::Conclude { .. }
+                | Action::Recovered,
+            )
+            | Self::Commanded { .. }
+            | Self::Counted { .. }
+            | Self::Rebooted
+            | Self::InvariantBroken { .. } => None,
+        }
+    }
+}
+
 /// Requests since the router's counting began. Each request is in exactly one class; lost has one meaning everywhere:
 /// the client saw refused, reset, a timeout, or a 502, 503 or 504 made by the router.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -90,28 +90,8 @@ impl Auditor {
 
     /// S10: nothing is told of, or done to, an instance whose start was not recorded before.
     fn intent(&mut self, entry: &Entry) {
-        let (key, begins) = match &entry.event {
-            Event::Decided(Action::Start { instance, .. }) => (*instance, true),
-            Event::Decided(
-                Action::Drain { instance, .. }
-                | Action::Stop { instance, .. }
-                | Action::Fail { instance, .. },
-            )
-            | Event::Observed { instance, .. }
-            | Event::Evidence { instance, .. } => (*instance, false),
-            Event::Decided(
-                Action::BatchReached { .. }
-                | Action::PauseRollout { .. }
-                | Action::TurnBack { .. }
-                | Action::Bake
-                | Action::Conclude { .. }
-                | Action::Recovered,
-            )
-            | Event::Commanded { .. }
-            | Event::Counted { .. }
-            | Event::Rebooted
-            | Event::InvariantBroken { .. } => return,
-        };
+        let Some(key) = entry.event.instance() else { return };
+        let begins = matches!(entry.event, Event::Decided(Action::Start { .. }));
         let fresh = begins && self.intended.insert((entry.app.clone(), key));
         if begins && !fresh {
             self.found(entry.n, "S11", format!("{key:?} is started a second time under its name"));

@@ -1,5 +1,5 @@
-//! What the world shall look like for a state: a pure function, so that carrying it out twice is carrying it out once,
-//! and recovery is carrying it out again.
+//! What the world shall look like for a state: a pure function of each instance, so that carrying it out twice is carrying
+//! it out once, and recovery is carrying all of it out again.
 
 use std::collections::BTreeMap;
 
@@ -9,61 +9,122 @@ use trundle_core::state::{AppState, Instance, Phase};
 
 use crate::ports::{Kept, Route, RouteState};
 
-/// The whole of what the driver and the router are told about one app.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    pub revisions: BTreeMap<RevisionNumber, WantedInstances>,
-    pub routes: Vec<Route>,
-    pub listen: Option<Listen>,
+/// What the driver and the router shall make of one instance, in so few words that what was told can be remembered of
+/// each: only what differs is told again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
+    pub process: Option<ProcessShape>,
+    pub route: Option<RouteState>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WantedInstances {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessShape {
+    Keep { probe: bool, was_ready: bool },
+    End,
+}
+
+/// Of one that is gone nothing is wanted.
+pub fn shape(instance: Option<&Instance>) -> Shape {
+    instance.map_or(Shape::default(), |i| Shape { process: Some(process_shape(i)), route: route_state(i) })
+}
+
+fn process_shape(instance: &Instance) -> ProcessShape {
+    let was_ready = instance.was_ever_ready();
+    match instance.phase() {
+        Phase::Intended | Phase::Starting | Phase::Ready | Phase::Unready | Phase::Unknown => {
+            ProcessShape::Keep { probe: true, was_ready }
+        }
+        // It finishes its requests, or is kept for inspection: its health matters no more.
+        Phase::Draining | Phase::Failed => ProcessShape::Keep { probe: false, was_ready },
+        Phase::Stopping => ProcessShape::End,
+    }
+}
+
+fn route_state(instance: &Instance) -> Option<RouteState> {
+    if instance.address().is_none() || instance.incarnation().is_none() {
+        return None;
+    }
+    match instance.phase() {
+        Phase::Ready => Some(RouteState::Routed),
+        Phase::Unready | Phase::Unknown => Some(RouteState::Unready),
+        Phase::Failed if instance.was_ever_ready() && !instance.has_exited() => Some(RouteState::Unready),
+        Phase::Draining => Some(RouteState::Draining),
+        Phase::Stopping if instance.is_cut() => Some(RouteState::Cut),
+        Phase::Intended | Phase::Starting | Phase::Stopping | Phase::Failed => None,
+    }
+}
+
+/// What differs from what was told, in the words of the ports.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub processes: BTreeMap<RevisionNumber, ProcessChanges>,
+    pub routes: Vec<Route>,
+    /// They have no route any more.
+    pub unrouted: Vec<InstanceKey>,
+    /// One that took requests is taken out: that must be durable before it is told.
+    pub takes_out: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct ProcessChanges {
     pub keep: Vec<Kept>,
     pub victims: Vec<InstanceKey>,
 }
 
-impl Wanted {
-    pub fn of(state: &AppState) -> Self {
-        // The door stays open until the last instance has left.
-        let open = !state.is_down() || state.totals().live() > 0;
-        let listen = state.settings().and_then(|s| s.listen.clone()).filter(|_| open);
-        let mut wanted = Self { listen, ..Self::default() };
-        for instance in state.instances() {
-            let of_revision = wanted.revisions.entry(instance.key().revision).or_default();
-            let kept = |probe| Kept { instance: instance.key(), probe, was_ready: instance.was_ever_ready() };
-            match instance.phase() {
-                Phase::Intended | Phase::Starting | Phase::Ready | Phase::Unready | Phase::Unknown => {
-                    of_revision.keep.push(kept(true));
-                }
-                // It finishes its requests, or is kept for inspection: its health matters no more.
-                Phase::Draining | Phase::Failed => {
-                    of_revision.keep.push(kept(false));
-                }
-                Phase::Stopping => of_revision.victims.push(instance.key()),
-            }
-            wanted.routes.extend(route(state, instance));
+impl Changes {
+    /// Notes what of `key` was told as `told` and is wanted now; answers with the shape that is told with this.
+    pub fn note(&mut self, state: &AppState, key: InstanceKey, told: Shape) -> Shape {
+        let instance = state.instance(key);
+        let now = shape(instance);
+        if now.process != told.process {
+            self.process(key, now.process);
         }
-        wanted
+        if now.route != told.route {
+            self.takes_out |= told.route == Some(RouteState::Routed);
+            self.route(state, key, instance, now.route);
+        }
+        now
+    }
+
+    pub fn process(&mut self, key: InstanceKey, wanted: Option<ProcessShape>) {
+        let of_revision = self.processes.entry(key.revision).or_default();
+        match wanted {
+            Some(ProcessShape::Keep { probe, was_ready }) => {
+                of_revision.keep.push(Kept { instance: key, probe, was_ready });
+            }
+            Some(ProcessShape::End) => of_revision.victims.push(key),
+            // It ended, and the driver said so.
+            None => {}
+        }
+    }
+
+    pub fn route(
+        &mut self,
+        state: &AppState,
+        key: InstanceKey,
+        instance: Option<&Instance>,
+        wanted: Option<RouteState>,
+    ) {
+        let route = instance.zip(wanted).and_then(|(instance, route_state)| {
+            Some(Route {
+                instance: key,
+                incarnation: instance.incarnation()?.to_owned(),
+                version: state.version_of(key.revision),
+                address: instance.address()?.to_owned(),
+                state: route_state,
+            })
+        });
+        match route {
+            Some(route) => self.routes.push(route),
+            None => self.unrouted.push(key),
+        }
     }
 }
 
-fn route(state: &AppState, instance: &Instance) -> Option<Route> {
-    let route_state = match instance.phase() {
-        Phase::Ready => RouteState::Routed,
-        Phase::Unready | Phase::Unknown => RouteState::Unready,
-        Phase::Failed if instance.was_ever_ready() && !instance.has_exited() => RouteState::Unready,
-        Phase::Draining => RouteState::Draining,
-        Phase::Stopping if instance.is_cut() => RouteState::Cut,
-        Phase::Intended | Phase::Starting | Phase::Stopping | Phase::Failed => return None,
-    };
-    Some(Route {
-        instance: instance.key(),
-        incarnation: instance.incarnation()?.to_owned(),
-        version: state.version_of(instance.key().revision),
-        address: instance.address()?.to_owned(),
-        state: route_state,
-    })
+/// Where requests are taken: the door stays open until the last instance has left.
+pub fn listen(state: &AppState) -> Option<&Listen> {
+    let open = !state.is_down() || state.totals().live() > 0;
+    state.settings().and_then(|s| s.listen.as_ref()).filter(|_| open)
 }
 
 #[cfg(test)]
@@ -78,9 +139,9 @@ mod tests {
         let mut state = AppState::new("web".parse::<AppName>().expect("a name"));
         let mut told = |event: Event| {
             state.apply(0, &event);
-            Wanted::of(&state).revisions[&instance.revision].keep.clone()
+            shape(state.instance(instance)).process
         };
-        let kept = |was_ready| vec![Kept { instance, probe: true, was_ready }];
+        let kept = |was_ready| Some(ProcessShape::Keep { probe: true, was_ready });
         let start = Action::Start { instance, purpose: StartPurpose::Roll };
         assert_eq!(told(Event::Decided(start)), kept(false));
         let saw = |fact| Event::Observed { instance, fact };

@@ -7,12 +7,13 @@ use trundle_core::decide::decide;
 use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants::{self, Violation, Witness};
+use trundle_core::settings::Listen;
 use trundle_core::state::{AppState, Class, Phase, Refusal, Request, RolloutState, Step};
 
 use crate::chronicle::Chronicle;
-use crate::effects::Wanted;
+use crate::effects::{self, Changes, Shape};
 use crate::journal::{Entry, JournalError, Store};
-use crate::ports::{Driver, Ensure, Fence, Report, Router, Routes};
+use crate::ports::{Driver, Ensure, Fence, Report, RouteState, Router, Routes};
 
 /// What comes in.
 pub enum Input {
@@ -75,7 +76,11 @@ pub struct App {
     pub state: AppState,
     pub chronicle: Chronicle,
     pub router_trouble: Option<String>,
-    told: Wanted,
+    /// What the driver and the router were told last, of each instance that lives.
+    told: BTreeMap<InstanceKey, Shape>,
+    told_listen: Option<Listen>,
+    /// Events named these since they were told of.
+    touched: BTreeSet<InstanceKey>,
     /// Told nothing yet in this life of the daemon.
     fresh: bool,
     /// Observe first: these were alive, and nobody has seen them since the restart.
@@ -91,7 +96,9 @@ impl App {
             state: AppState::new(name),
             chronicle: Chronicle::default(),
             router_trouble: None,
-            told: Wanted::default(),
+            told: BTreeMap::new(),
+            told_listen: None,
+            touched: BTreeSet::new(),
             fresh: true,
             awaited: BTreeSet::new(),
             awaited_until: 0,
@@ -112,6 +119,7 @@ pub fn fold_all(entries: &[Entry]) -> BTreeMap<AppName, App> {
 fn fold<'a>(apps: &'a mut BTreeMap<AppName, App>, entry: &Entry) -> &'a App {
     let app = apps.entry(entry.app.clone()).or_insert_with(|| App::new(entry.app.clone()));
     app.state.apply(entry.at_ms, &entry.event);
+    app.touched.extend(entry.event.instance());
     app.chronicle.note(entry, &app.state);
     app
 }
@@ -409,41 +417,70 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     fn route_the_ready(&mut self, name: &AppName) {
         let observed = self.unwritten.iter().all(|e| matches!(e.event, Event::Observed { .. }));
         let Some(app) = self.apps.get_mut(name).filter(|app| !app.fresh) else { return };
-        let wanted = Wanted::of(&app.state);
-        let joins = wanted.routes.iter().any(|route| !app.told.routes.contains(route));
-        let leaves =
-            app.told.routes.iter().any(|old| !wanted.routes.iter().any(|new| new.instance == old.instance));
-        if joins && !leaves && observed && self.trouble.is_none() {
-            set_routes(&mut self.fence, &mut self.router, name, &wanted);
-            app.told.routes = wanted.routes;
-            app.told.listen = wanted.listen;
+        if !observed || self.trouble.is_some() {
+            return;
         }
+        let mut changes = Changes::default();
+        let mut joined = Vec::new();
+        for key in &app.touched {
+            let told = app.told.get(key).copied().unwrap_or_default();
+            let now = changes.note(&app.state, *key, told);
+            if now.route == Some(RouteState::Routed) && now.route != told.route {
+                joined.push((*key, Shape { route: now.route, ..told }));
+            }
+        }
+        if changes.takes_out || joined.is_empty() {
+            return;
+        }
+        changes.routes.retain(|route| route.state == RouteState::Routed);
+        self.fence.n += 1;
+        let listen = effects::listen(&app.state);
+        let (routes, unrouted) = (changes.routes, Vec::new());
+        self.router.set(&Routes { fence: self.fence, app: name, listen, whole: false, routes, unrouted });
+        app.told_listen = listen.cloned();
+        app.told.extend(joined);
     }
 
     /// Tells the world what it shall look like, where that has changed.
     fn act(&mut self, name: &AppName) {
         let Some(app) = self.apps.get_mut(name) else { return };
-        let wanted = Wanted::of(&app.state);
-        let everything = std::mem::take(&mut app.fresh);
-        if everything || wanted.routes != app.told.routes || wanted.listen != app.told.listen {
-            set_routes(&mut self.fence, &mut self.router, name, &wanted);
+        let whole = std::mem::take(&mut app.fresh);
+        let mut touched = std::mem::take(&mut app.touched);
+        if whole {
+            app.told.clear();
+            touched = app.state.instances().map(|i| i.key()).collect();
         }
-        for (number, instances) in &wanted.revisions {
-            let Some(revision) = app.state.revision(*number) else { continue };
-            if everything || app.told.revisions.get(number) != Some(instances) {
-                self.fence.n += 1;
-                self.driver.ensure(&Ensure {
-                    fence: self.fence,
-                    app: name,
-                    revision,
-                    want: app.state.book(*number).map_or(0, |b| b.want()),
-                    keep: &instances.keep,
-                    victims: &instances.victims,
-                    stop_grace_period_ms: app.state.settings().map_or(0, |s| s.rollout.stop_grace_period_ms),
-                });
+        let mut changes = Changes::default();
+        for key in touched {
+            let told = app.told.remove(&key).unwrap_or_default();
+            let now = changes.note(&app.state, key, told);
+            if now != Shape::default() {
+                app.told.insert(key, now);
             }
         }
-        app.told = wanted;
+        let listen = effects::listen(&app.state);
+        let Changes { processes, routes, unrouted, .. } = changes;
+        if whole || !routes.is_empty() || !unrouted.is_empty() || listen != app.told_listen.as_ref() {
+            self.fence.n += 1;
+            self.router.set(&Routes { fence: self.fence, app: name, listen, whole, routes, unrouted });
+            app.told_listen = listen.cloned();
+        }
+        for (number, instances) in &processes {
+            let Some(revision) = app.state.revision(*number) else { continue };
+            if instances.keep.is_empty() && instances.victims.is_empty() {
+                continue;
+            }
+            self.fence.n += 1;
+            self.driver.ensure(&Ensure {
+                fence: self.fence,
+                app: name,
+                revision,
+                want: app.state.book(*number).map_or(0, |b| b.want()),
+                keep: &instances.keep,
+                victims: &instances.victims,
+                stop_grace_period_ms: app.state.settings().map_or(0, |s| s.rollout.stop_grace_period_ms),
+            });
+        }
     }
 
     /// While deadlines run the clock is made durable several times a second; answers when to turn again.
@@ -481,12 +518,6 @@ fn deadlines_run(state: &AppState) -> bool {
 /// It was seen ready once: whether it still is, the driver says first.
 fn is_up(phase: Phase) -> bool {
     matches!(phase, Phase::Ready | Phase::Unready)
-}
-
-fn set_routes(fence: &mut Fence, router: &mut impl Router, app: &AppName, wanted: &Wanted) {
-    fence.n += 1;
-    let listen = wanted.listen.as_ref();
-    router.set(&Routes { fence: *fence, app, listen, routes: wanted.routes.clone() });
 }
 
 /// After it, everybody knows what became of the instance.

@@ -15,7 +15,8 @@ pub struct Fence {
     pub n: u64,
 }
 
-/// What shall be true of one revision's instances. Absolute: saying it twice is saying it once.
+/// What shall be true of the instances that are named, all of one revision. Absolute: saying it twice is saying it once.
+/// Of those that are not named, what was said before holds; a new daemon names all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ensure<'a> {
     pub fence: Fence,
@@ -84,14 +85,18 @@ pub enum RouteState {
     Cut,
 }
 
-/// All routes of one app: a whole, never a difference.
+/// Routes of one app. Absolute for those that are named, and of the others what was said before holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routes<'a> {
     pub fence: Fence,
     pub app: &'a AppName,
     /// None: the app takes no requests.
     pub listen: Option<&'a Listen>,
+    /// There are no others: a new daemon begins with this.
+    pub whole: bool,
     pub routes: Vec<Route>,
+    /// These have no route any more.
+    pub unrouted: Vec<InstanceKey>,
 }
 
 /// Owns the routing table. Acknowledgements and drains arrive as [`Report::Seen`] with `Routed` and `Drained`.

@@ -48,7 +48,7 @@ impl Witness {
             now: state.now(),
             last: state.last_rollout().map(|r| (r.id, r.state, r.back_to)),
             bad: state.bad_revisions().clone(),
-            instance: subject(event).map(|key| (key, seen(state, key))),
+            instance: event.instance().map(|key| (key, seen(state, key))),
         }
     }
 
@@ -65,31 +65,6 @@ impl Witness {
 
     fn was_open(&self) -> Option<RolloutId> {
         self.last.filter(|(_, state, _)| !state.is_terminal()).map(|(id, _, _)| id)
-    }
-}
-
-fn subject(event: &Event) -> Option<InstanceKey> {
-    match event {
-        Event::Observed { instance, .. } => Some(*instance),
-        Event::Decided(
-            Action::Start { instance, .. }
-            | Action::Drain { instance, .. }
-            | Action::Stop { instance, .. }
-            | Action::Fail { instance, .. },
-        ) => Some(*instance),
-        Event::Decided(
-            Action::BatchReached { .. }
-            | Action::PauseRollout { .. }
-            | Action::TurnBack { .. }
-            | Action::Bake
-            | Action::Conclude { .. }
-            | Action::Recovered,
-        )
-        | Event::Commanded { .. }
-        | Event::Evidence { .. }
-        | Event::Counted { .. }
-        | Event::Rebooted
-        | Event::InvariantBroken { .. } => None,
     }
 }
 

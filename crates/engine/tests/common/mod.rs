@@ -102,7 +102,12 @@ impl Driver for Processes {
 impl Router for Table {
     fn set(&mut self, routes: &Routes<'_>) {
         let mut world = self.0.borrow_mut();
-        world.routed.clear();
+        if routes.whole {
+            world.routed.clear();
+        }
+        for key in routes.routes.iter().map(|r| &r.instance).chain(&routes.unrouted) {
+            world.routed.remove(key);
+        }
         for route in &routes.routes {
             let fact = match route.state {
                 RouteState::Routed => {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use trundle_core::event::{DrainProof, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::settings::Listen;
 use trundle_engine::Input;
-use trundle_engine::ports::{Fence, Report, RouteState, Router, Routes};
+use trundle_engine::ports::{Fence, Report, Route, RouteState, Router, Routes};
 use trundle_proxy as proxy;
 use trundle_proxy::{Client, ClientReceiver, ClientSender, Reply, Request};
 
@@ -41,11 +42,17 @@ struct Shared {
 #[derive(Default)]
 struct Tables {
     fence: Option<Fence>,
-    apps: BTreeMap<AppName, proxy::App>,
-    routed: BTreeMap<AppName, Vec<InstanceKey>>,
+    apps: BTreeMap<AppName, Known>,
     unpublished: bool,
     /// What goes out: a whole, never a table of which one app was told and the next was not yet.
     published: Option<Published>,
+}
+
+/// What the engine said of one app until now.
+#[derive(Default)]
+struct Known {
+    listen: Option<Listen>,
+    routes: BTreeMap<InstanceKey, Route>,
 }
 
 #[derive(Clone)]
@@ -114,26 +121,31 @@ impl Router for ProxyRouter {
         }
         let mut tables = self.traffic.tables();
         tables.fence = Some(routes.fence);
-        tables.unpublished = true;
-        match proxy_app(routes) {
-            Some(app) => {
-                let routed =
-                    routes.routes.iter().filter(|r| r.state == RouteState::Routed).map(|r| r.instance);
-                tables.routed.insert(routes.app.clone(), routed.collect());
-                tables.apps.insert(routes.app.clone(), app);
-            }
-            None => {
-                tables.routed.remove(routes.app);
-                tables.apps.remove(routes.app);
-            }
+        let known = tables.apps.entry(routes.app.clone()).or_default();
+        if routes.whole {
+            known.routes.clear();
         }
+        let had_listen = std::mem::replace(&mut known.listen, routes.listen.cloned()).is_some();
+        known.routes.extend(routes.routes.iter().map(|route| (route.instance, route.clone())));
+        for key in &routes.unrouted {
+            known.routes.remove(key);
+        }
+        // Of an app that takes no requests the proxy hears nothing.
+        let matters = known.listen.is_some() || had_listen;
+        tables.unpublished |= matters;
     }
 
     fn publish(&mut self) {
         let mut tables = self.traffic.tables();
         if let Some(fence) = tables.fence.filter(|_| tables.unpublished) {
             tables.unpublished = false;
-            let (apps, routed) = (tables.apps.values().cloned().collect(), tables.routed.clone());
+            let open = || tables.apps.iter().filter(|(_, known)| known.listen.is_some());
+            let apps = open().filter_map(|(name, known)| proxy_app(name, known)).collect();
+            let routed = |known: &Known| {
+                let routed = known.routes.values().filter(|r| r.state == RouteState::Routed);
+                routed.map(|r| r.instance).collect()
+            };
+            let routed = open().map(|(name, known)| (name.clone(), routed(known))).collect();
             tables.published = Some(Published { fence, apps, routed });
             self.traffic.shared.changed.notify_one();
         }
@@ -159,13 +171,13 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
 }
 
 /// None: the app takes no requests.
-fn proxy_app(routes: &Routes<'_>) -> Option<proxy::App> {
-    let listen = routes.listen?;
+fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
+    let listen = known.listen.as_ref()?;
     let http = listen.http.iter().filter_map(|a| a.parse().ok()).map(proxy::Listen::Http);
     let unix = listen.unix.iter().map(|path| proxy::Listen::Unix(PathBuf::from(path)));
-    let endpoints = routes.routes.iter().filter_map(|route| {
+    let endpoints = known.routes.values().filter_map(|route| {
         Some(proxy::Endpoint {
-            id: route.instance.name(routes.app),
+            id: route.instance.name(name),
             incarnation: route.incarnation.clone(),
             version: route.version.clone(),
             revision: route.instance.revision.0,
@@ -180,7 +192,7 @@ fn proxy_app(routes: &Routes<'_>) -> Option<proxy::App> {
         })
     });
     Some(proxy::App {
-        app: routes.app.to_string(),
+        app: name.to_string(),
         listen: http.chain(unix).collect(),
         trusted_proxies: listen.trusted_proxies.clone(),
         version_header: listen.version_header.clone().filter(|h| !h.is_empty()),
@@ -197,7 +209,7 @@ pub async fn keep(traffic: Traffic, state_dir: PathBuf) {
     let mut started: Option<tokio::time::Instant> = None;
     loop {
         // A worker needs no proxy: none is started before there is something to route.
-        while traffic.tables().apps.is_empty() {
+        while traffic.tables().apps.values().all(|known| known.listen.is_none()) {
             tokio::select! {
                 () = traffic.shared.changed.notified() => {}
                 Some(answer) = asked.recv() => drop(answer),
@@ -315,13 +327,12 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
         }
         Reply::Refused { reason } => trouble(traffic, &format!("the proxy refused its table: {reason}")),
         Reply::Drained { id, incarnation, .. } => {
-            let owner = traffic.tables().apps.iter().find_map(|(app, known)| {
-                let endpoint = known.endpoints.iter().find(|e| e.id == id && e.incarnation == incarnation)?;
-                (endpoint.state == proxy::EndpointState::Draining).then(|| app.clone())
-            });
-            if let Some((app, key)) =
-                owner.and_then(|app| Some((app.clone(), InstanceKey::parse_name(&app, &id)?)))
-            {
+            let Ok((app, key)) = InstanceKey::read_name(&id) else { return };
+            let drains =
+                traffic.tables().apps.get(&app).and_then(|known| known.routes.get(&key)).is_some_and(
+                    |route| route.incarnation == incarnation && route.state == RouteState::Draining,
+                );
+            if drains {
                 seen(traffic, &app, key, Fact::Drained { proof: DrainProof::Proven });
             }
         }
@@ -334,7 +345,10 @@ fn seen(traffic: &Traffic, app: &AppName, instance: InstanceKey, fact: Fact) {
 }
 
 fn trouble(traffic: &Traffic, text: &str) {
-    let apps: Vec<AppName> = traffic.tables().apps.keys().cloned().collect();
+    let tables = traffic.tables();
+    let open = tables.apps.iter().filter(|(_, known)| known.listen.is_some());
+    let apps: Vec<AppName> = open.map(|(name, _)| name.clone()).collect();
+    drop(tables);
     for app in apps {
         report(traffic, Report::RouterTrouble { app, text: text.to_owned() });
     }
