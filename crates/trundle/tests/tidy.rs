@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("trundle-engine", &["trundle-core"]),
     ("trundle-drivers", &["trundle-core", "trundle-engine"]),
     ("trundle-proxy", &[]),
-    ("trundle", &["trundle-core", "trundle-engine", "trundle-drivers", "trundle-proxy"]),
+    ("trundle-sim", &["trundle-core", "trundle-engine"]),
+    ("trundle", &["trundle-core", "trundle-engine", "trundle-drivers", "trundle-proxy", "trundle-sim"]),
 ];
 const SOURCE_LINES_MAX: usize = 600;
 const ARCHITECTURE_LINES_MAX: usize = 200;

@@ -11,6 +11,7 @@ mod logs;
 mod plan;
 mod report;
 mod show;
+mod simulate;
 mod status;
 mod stop;
 mod validate;
@@ -101,6 +102,13 @@ enum Command {
         /// Answers for a described situation instead of the running one
         #[arg(long, value_name = "FILE")]
         state: Option<PathBuf>,
+    },
+    /// Rolls the described version out in a world of numbers: how long, how low, what if instances fail
+    Simulate {
+        #[command(flatten)]
+        file: FileArgs,
+        #[command(flatten)]
+        world: simulate::WorldArgs,
     },
     /// Makes the described version the running one, a few instances at a time
     Deploy {
@@ -316,6 +324,7 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Validate { file } => return validate::run(&file.file, &file.sets, context.json),
         Command::Plan { state: Some(state), .. } => plan::for_situation(context, &state),
         Command::Plan { file, exit_code, state: None } => plan::for_file(context, &file, exit_code).await,
+        Command::Simulate { file, world } => simulate::run(context, &file, &world),
         Command::Deploy { file, follow, meta, if_idle, step } => {
             deploy::run(context, &file, &follow, &meta, deploy::How { if_idle, step }).await
         }

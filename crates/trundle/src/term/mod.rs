@@ -5,6 +5,7 @@ pub mod history;
 pub mod live;
 pub mod plan;
 pub mod report;
+pub mod simulate;
 pub mod table;
 
 use std::sync::atomic::{AtomicBool, Ordering};
