@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use trundle_core::event::{Evidence, FailureCause};
+use trundle_core::ids::RevisionNumber;
 use trundle_core::state::{AppState, FailureRecord, Rollout};
 
 use super::{Changed, changed, json_word};
@@ -41,7 +42,9 @@ pub struct ProbeStatus {
 pub fn failure(state: &AppState, rollout: &Rollout, record: &FailureRecord) -> Failure {
     let evidence = record.evidence.clone().unwrap_or_default();
     let number = record.instance.revision;
-    let before = state.base().filter(|b| *b != number).or(rollout.from).filter(|b| *b != number);
+    // What ran when the rollout began: the base of today may have come after it.
+    let other = |of: Option<RevisionNumber>| of.filter(|of| *of != number);
+    let before = other(rollout.from).or(other(state.base()));
     let templates = before.and_then(|b| state.revision(b)).zip(state.revision(number));
     let (exit_code, signal) = match &record.cause {
         FailureCause::Exited(exit) => (exit.code, exit.signal),

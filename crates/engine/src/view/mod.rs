@@ -4,6 +4,7 @@ mod changed;
 mod failure;
 mod history;
 mod lines;
+mod timeline;
 mod traffic;
 
 use std::borrow::Cow;
@@ -21,6 +22,7 @@ pub use changed::{Changed, changed};
 pub use failure::{Failure, ProbeStatus, failure};
 pub use history::{History, HistoryRevision, HistoryRow, history};
 pub use lines::{Line, line};
+pub use timeline::{Level, Life, Stage, Stay, Timeline, Told, timeline};
 pub use traffic::{Latency, Traffic, requests_of};
 
 /// The moment that a view is of.
@@ -266,7 +268,6 @@ fn rollout_status(
 }
 
 fn instance_status(state: &AppState, instance: &Instance, traffic: &Traffic) -> InstanceStatus {
-    let needs_route = state.settings().is_some_and(|s| s.listen.is_some());
     InstanceStatus {
         id: instance.key().name(state.app()),
         revision: instance.key().revision.0,
@@ -274,10 +275,16 @@ fn instance_status(state: &AppState, instance: &Instance, traffic: &Traffic) -> 
         address: instance.address().map(str::to_owned),
         pid: instance.pid().filter(|_| !instance.has_exited()),
         in_flight: traffic.in_flight.get(&instance.key()).copied(),
-        available: instance.phase() == Phase::Ready
-            && instance.matures_at().is_none()
-            && (instance.is_routed() || !needs_route),
+        available: is_available(state, instance),
     }
+}
+
+/// Ready for long enough, and routed if the app takes requests.
+fn is_available(state: &AppState, instance: &Instance) -> bool {
+    let needs_route = state.settings().is_some_and(|s| s.listen.is_some());
+    instance.phase() == Phase::Ready
+        && instance.matures_at().is_none()
+        && (instance.is_routed() || !needs_route)
 }
 
 /// With its sentence, and with what only the router knows.

@@ -342,3 +342,56 @@ fn a_start_that_was_refused_is_told_as_that() {
     let told = failure::cause_line(&cause, &Evidence::default());
     assert_eq!(told, "could not start: /srv/app was changed since it was deployed");
 }
+
+#[test]
+fn a_timeline_has_each_instance_with_its_stages_and_each_decision_with_its_why() {
+    let mut world = web();
+    world.deploy("1");
+    world.settings.rollout.min_healthy_time_ms = 5;
+    world.now += 60_000;
+    world.deploy("2");
+    // Long after: no part of it.
+    world.now += 60_000;
+    world.ask(Request::Scale(3));
+    let of = |rollout| {
+        timeline(&world.entries, &world.app(), RolloutId(rollout), None, |ms| ms.to_string()).unwrap()
+    };
+    let shown = of(2);
+    assert!(timeline(&world.entries, &world.app(), RolloutId(3), None, |ms| ms.to_string()).is_none());
+    let began = |stage: Stage, life: &Life| life.stays.iter().any(|stay| stay.stage == stage);
+    let names: Vec<_> = shown.lives.iter().map(|life| life.name.as_str()).collect();
+    assert_eq!(names, ["web-1-1", "web-1-2", "web-2-1", "web-2-2"], "oldest first, and none of later");
+    let stages: Vec<_> = shown.lives[2].stays.iter().map(|stay| stay.stage).collect();
+    assert_eq!(
+        stages,
+        [Stage::Starting, Stage::Maturing, Stage::Available],
+        "by time alone it becomes available"
+    );
+    assert!(began(Stage::Draining, &shown.lives[0]) && began(Stage::Stopping, &shown.lives[0]));
+    for life in &shown.lives {
+        let joined = life.stays.windows(2).all(|two| two[0].until_ms == two[1].from_ms);
+        assert!(joined && life.stays.iter().all(|stay| stay.from_ms < stay.until_ms), "{life:?}");
+    }
+    let first = shown.levels.first().unwrap();
+    assert_eq!((first.at_ms, first.live, first.floor, first.ceiling), (shown.from_ms, 2, 2, 3));
+    let lowest = shown.levels.iter().map(|level| level.available.values().sum::<u32>()).min();
+    assert_eq!(lowest, world.rows()[1].lowest_available, "as the state counts it");
+    let start = shown.told.iter().find(|told| told.line.kind == "start").unwrap();
+    let why = "starts 1 and takes out 0: 2 available (floor 2), 2 live (ceiling 3)";
+    assert_eq!(start.why.as_deref(), Some(why));
+    assert_eq!(shown.told.last().unwrap().line.kind, "end");
+}
+
+#[test]
+fn what_had_changed_is_told_against_what_ran_then() {
+    let mut world = web();
+    world.deploy("1");
+    world.sick = Some("2");
+    world.deploy("2");
+    let key: InstanceKey = "2-1".parse().unwrap();
+    let cause = FailureCause::Exited(Exit { code: Some(1), signal: None });
+    world.note(Event::Decided(Action::Fail { instance: key, cause }));
+    world.deploy("3");
+    let failure = world.rows()[1].failure.clone().unwrap();
+    assert_eq!(failure.base_version.as_deref(), Some("1"), "not against what came after");
+}
