@@ -200,6 +200,8 @@ enum Command {
         rollout: Option<u32>,
         #[command(flatten)]
         which: AppArgs,
+        #[command(flatten)]
+        files: report::Files,
     },
     /// Shows logs of instances, also of those that are gone
     Logs {
@@ -348,7 +350,7 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
             app::followed(context, Some(app), Request::Restart, &follow).await
         }
         Command::History { app } => history::run(context, app).await,
-        Command::Report { rollout, which } => report::run(context, rollout, which.app).await,
+        Command::Report { rollout, which, files } => report::run(context, rollout, which.app, &files).await,
         Command::Logs { name, follow, lines } => logs::run(context, name.as_deref(), follow, lines).await,
         Command::Demo { plant } => return crate::demo::run(context.json, plant.as_deref()).await,
         Command::Down { app } => daemon::down(context, app).await,

@@ -3,6 +3,7 @@
 mod engine_thread;
 mod proxy;
 mod router;
+mod sampler;
 pub mod start;
 
 use std::ops::RangeInclusive;
@@ -85,6 +86,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     let engine = engine_thread::spawn(engine, inbox, handle.clone())
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
     runtime.spawn(router::keep(traffic.clone(), config.state_dir.clone()));
+    runtime.spawn(sampler::keep(handle.clone(), traffic.clone(), config.state_dir.clone()));
     notify_ready();
     let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic));
     handle.send(Message::Stop);

@@ -91,11 +91,16 @@ fn about(out: &mut String, failure: &Failure) {
 
 /// Each difference on a line.
 pub fn changes(changed: &Changed) -> Vec<String> {
+    changes_with(changed, bold)
+}
+
+/// The same where `strong` makes stand out what counts most in it.
+pub fn changes_with(changed: &Changed, strong: fn(&str) -> String) -> Vec<String> {
     let mut lines = Vec::new();
     let show =
         |value: &Option<String>| value.as_ref().map_or_else(|| "(not set)".to_owned(), |v| printable(v));
     for (key, [old, new]) in &changed.env {
-        lines.push(format!("{key} {} → {}", show(old), bold(&show(new))));
+        lines.push(format!("{key} {} → {}", show(old), strong(&show(new))));
     }
     for (key, word) in &changed.env_file {
         lines.push(format!("{key} {word} in env_file"));
