@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::process::{Child, Command};
+use trundle_core::ids::{AppName, BadName, RolloutId};
 use trundle_engine::view::{History, Status};
 
 use crate::api::client::Client;
 use crate::exit::Exit;
+use crate::report::Book;
 use crate::term::{bold, dim, green, red};
 use load::{Load, Mix, Tally};
 
@@ -142,7 +144,7 @@ impl Demo {
             let said = fs::read_to_string(state_dir.join("daemon.log")).unwrap_or_default();
             return Err(DemoError::Daemon(said));
         }
-        let report = std::env::temp_dir().join(format!("trundle-demo-report-{}.txt", std::process::id()));
+        let report = std::env::temp_dir().join(format!("trundle-demo-report-{}.html", std::process::id()));
         Ok(Self { dir, report, address, client, daemon, load: None, json })
     }
 
@@ -230,18 +232,19 @@ impl Demo {
         })
     }
 
-    /// Every decision of every rollout, for whoever wants to read it.
+    /// Every rollout with its pictures and decisions, for whoever wants to look. The load is over, so nothing is disturbed.
     async fn write_report(&self) -> Result<(), DemoError> {
         let history: History =
             self.client.history("web").await.map_err(|e| DemoError::Daemon(e.to_string()))?;
-        let mut text = String::new();
-        for row in &history.rollouts {
-            let mut command = self.command()?;
-            command.args(["--no-color", "report", &row.rollout.to_string()]);
-            let output = command.output().await.map_err(system("cannot run `trundle report`"))?;
-            text.push_str(&String::from_utf8_lossy(&output.stdout));
-        }
-        fs::write(&self.report, text).map_err(system("cannot write the report"))
+        let state_dir = self.dir.join("state");
+        let book = Book::read(&state_dir).map_err(|e| DemoError::Daemon(e.to_string()))?;
+        let app: AppName = history.app.parse().map_err(|e: BadName| DemoError::Daemon(e.to_string()))?;
+        let rows = history.rollouts.into_iter();
+        let rollouts: Vec<_> = rows
+            .filter_map(|row| book.evidence(&state_dir, &app, RolloutId(row.rollout), Some(row)))
+            .collect();
+        crate::report::write(&self.report, &crate::report::page(&rollouts))
+            .map_err(system("cannot write the report"))
     }
 
     fn say(&self, step: &str, text: &str) {
@@ -278,7 +281,7 @@ impl Demo {
             proof.p50_us as f64 / 1e3,
             proof.p99_us as f64 / 1e3
         ));
-        out(&format!("  every decision with its reason: {}", proof.report.display()));
+        out(&format!("  pictures, and every decision with its reason: {}", proof.report.display()));
         i32::from(!good)
     }
 
