@@ -10,6 +10,7 @@ pub mod internal;
 mod logs;
 mod plan;
 mod report;
+mod schema;
 mod show;
 mod simulate;
 mod status;
@@ -230,6 +231,8 @@ enum Command {
     },
     /// Stops an app, or all of them and the proxy and the daemon
     Down { app: Option<AppName> },
+    /// Prints the JSON Schema of trundle.toml, for editors
+    Schema,
 }
 
 #[derive(Args, Clone)]
@@ -260,6 +263,9 @@ pub fn run() -> i32 {
         trundle_drivers::detach();
     }
     let (json, quiet) = (cli.global.json, cli.global.quiet);
+    if let Some(code) = without_state(&cli.command, json) {
+        return code;
+    }
     let state_dir = match crate::state_dir::resolve(cli.global.state_dir) {
         Ok(dir) => dir,
         Err(error) => return Stop::Error(error.to_string()).tell(json),
@@ -285,6 +291,32 @@ pub fn run() -> i32 {
         Err(error) => return Stop::Error(format!("cannot start: {error}")).tell(json),
     };
     runtime.block_on(carry_out(&context, cli.command))
+}
+
+/// Carries out what needs neither a state directory nor a daemon: it works where there is no home, as in a package's build.
+fn without_state(command: &Command, json: bool) -> Option<i32> {
+    let ended = match command {
+        Command::Init if json => {
+            let written = init::write_template(&std::env::current_dir().unwrap_or_default());
+            let printed = written.map(|path| print_json(&serde_json::json!({ "file": path })));
+            printed.map_err(Stop::Error).flatten().map(|()| Exit::Done)
+        }
+        Command::Init => {
+            return Some(init::run(&std::env::current_dir().unwrap_or_default()));
+        }
+        Command::Schema => schema::run(),
+        _ => return None,
+    };
+    Some(ended.map_or_else(|stop| stop.tell(json), Exit::code))
+}
+
+/// Prints a whole text. When whoever reads has left, as `head` does, nobody is left to be told.
+fn print_text(text: &[u8]) -> Result<Exit, Stop> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Stop::Code(READER_LEFT)),
+        Err(error) => Err(Stop::Error(format!("cannot print: {error}"))),
+        Ok(()) => Ok(Exit::Done),
+    }
 }
 
 /// Like that of a program that the signal for it ended, in a shell.
@@ -317,12 +349,6 @@ fn end_with_the_reader() {
 
 async fn carry_out(context: &Context, command: Command) -> i32 {
     let ended = match command {
-        Command::Init if context.json => {
-            let written = init::write_template(&std::env::current_dir().unwrap_or_default());
-            let printed = written.map(|path| print_json(&serde_json::json!({ "file": path })));
-            printed.map_err(Stop::Error).flatten().map(|()| Exit::Done)
-        }
-        Command::Init => return init::run(&std::env::current_dir().unwrap_or_default()),
         Command::Validate { file } => return validate::run(&file.file, &file.sets, context.json),
         Command::Plan { state: Some(state), .. } => plan::for_situation(context, &state),
         Command::Plan { file, exit_code, state: None } => plan::for_file(context, &file, exit_code).await,
@@ -354,7 +380,8 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Logs { name, follow, lines } => logs::run(context, name.as_deref(), follow, lines).await,
         Command::Demo { plant } => return crate::demo::run(context.json, plant.as_deref()).await,
         Command::Down { app } => daemon::down(context, app).await,
-        Command::Daemon { .. } => Ok(Exit::Done),
+        // Carried out before.
+        Command::Daemon { .. } | Command::Init | Command::Schema => Ok(Exit::Done),
     };
     match ended {
         Ok(exit) => exit.code(),

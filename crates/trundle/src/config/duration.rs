@@ -45,6 +45,16 @@ pub fn parse(text: &str) -> Result<Millis, &'static str> {
     Ok(total)
 }
 
+/// As people would write it, in the largest unit that fits.
+pub fn text(ms: Millis) -> String {
+    match ms {
+        ms if ms > 0 && ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms > 0 && ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +78,15 @@ mod tests {
             ("99999999999999999999s", Err("is longer than a year")),
         ] {
             assert_eq!(parse(text), expect, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for (ms, expect) in [(0, "0s"), (250, "250ms"), (90_000, "90s"), (600_000, "10m"), (7_200_000, "2h")]
+        {
+            assert_eq!(text(ms), expect);
+            assert_eq!(parse(expect), Ok(ms));
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::similar;
 
 /// Table → its keys, each with a value as it may be written. Tables are written `[name]`.
-const KEYS: &[(&str, &[(&str, &str)])] = &[
+pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
     (
         "",
         &[

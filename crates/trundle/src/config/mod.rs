@@ -5,7 +5,7 @@
 //! [`value`] typed reading, one file for each table, [`findings`] what was found on the way.
 
 mod app;
-mod duration;
+pub mod duration;
 mod env_file;
 mod environment;
 mod findings;
@@ -17,10 +17,11 @@ mod problem;
 mod program;
 mod rollout;
 mod run;
+pub mod schema;
 mod section;
 mod sets;
 mod similar;
-mod source;
+pub mod source;
 mod syntax;
 mod value;
 
