@@ -1,6 +1,7 @@
 //! The command line: parsed here, resolved into a [`Context`], carried out by one file a command.
 
 mod app;
+mod completions;
 mod daemon;
 mod deploy;
 mod follow;
@@ -8,6 +9,7 @@ mod history;
 mod init;
 pub mod internal;
 mod logs;
+mod man;
 mod plan;
 mod report;
 mod schema;
@@ -233,6 +235,14 @@ enum Command {
     Down { app: Option<AppName> },
     /// Prints the JSON Schema of trundle.toml, for editors
     Schema,
+    /// Prints what makes a shell complete the commands and flags
+    Completions { shell: clap_complete::Shell },
+    /// Prints the manual page
+    Man {
+        /// Writes a page for each command into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Clone)]
@@ -305,6 +315,8 @@ fn without_state(command: &Command, json: bool) -> Option<i32> {
             return Some(init::run(&std::env::current_dir().unwrap_or_default()));
         }
         Command::Schema => schema::run(),
+        Command::Completions { shell } => completions::run(*shell),
+        Command::Man { dir } => man::run(dir.as_deref(), json),
         _ => return None,
     };
     Some(ended.map_or_else(|stop| stop.tell(json), Exit::code))
@@ -381,7 +393,11 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Demo { plant } => return crate::demo::run(context.json, plant.as_deref()).await,
         Command::Down { app } => daemon::down(context, app).await,
         // Carried out before.
-        Command::Daemon { .. } | Command::Init | Command::Schema => Ok(Exit::Done),
+        Command::Daemon { .. }
+        | Command::Init
+        | Command::Schema
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(Exit::Done),
     };
     match ended {
         Ok(exit) => exit.code(),
