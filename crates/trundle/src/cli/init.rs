@@ -27,8 +27,12 @@ pub fn run(dir: &Path) -> i32 {
 
 /// Where it was written, or why it was not.
 pub fn write_template(dir: &Path) -> Result<PathBuf, String> {
+    write_new(dir, &TEMPLATE.replace("@NAME@", name_for(dir).as_str()))
+}
+
+/// Writes the file of this folder, which must not be there yet.
+pub fn write_new(dir: &Path, text: &str) -> Result<PathBuf, String> {
     let path = dir.join(FILE);
-    let text = TEMPLATE.replace("@NAME@", name_for(dir).as_str());
     let file = OpenOptions::new().write(true).create_new(true).open(&path);
     match file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all())) {
         Ok(()) => Ok(path),
@@ -51,11 +55,16 @@ fn next_steps(path: &Path) -> String {
 }
 
 /// The name of the folder, as far as it can be the name of an app.
-fn name_for(dir: &Path) -> AppName {
+pub fn name_for(dir: &Path) -> AppName {
     let folder =
-        dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().to_lowercase()));
-    let plain: String = folder
-        .unwrap_or_default()
+        dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+    name_like(&folder.unwrap_or_default())
+}
+
+/// The nearest name that an app may have.
+pub fn name_like(text: &str) -> AppName {
+    let plain: String = text
+        .to_lowercase()
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .skip_while(|c| !c.is_ascii_alphabetic())

@@ -6,6 +6,7 @@ mod daemon;
 mod deploy;
 mod follow;
 mod history;
+mod import;
 mod init;
 pub mod internal;
 mod logs;
@@ -88,8 +89,15 @@ struct FollowArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Writes a commented trundle.toml
-    Init,
+    /// Writes a commented trundle.toml, or one made of a Deployment, a compose file or a Procfile
+    Init {
+        /// What to make it of: a Kubernetes Deployment, a compose file or a Procfile
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Which process, service or Deployment, when the file has more than one
+        #[arg(long, value_name = "NAME", visible_alias = "service", requires = "from")]
+        process: Option<String>,
+    },
     /// Checks the file and prints every problem with line and hint
     Validate {
         #[command(flatten)]
@@ -306,12 +314,13 @@ pub fn run() -> i32 {
 /// Carries out what needs neither a state directory nor a daemon: it works where there is no home, as in a package's build.
 fn without_state(command: &Command, json: bool) -> Option<i32> {
     let ended = match command {
-        Command::Init if json => {
+        Command::Init { from: Some(file), process } => import::run(file, process.as_deref(), json),
+        Command::Init { from: None, .. } if json => {
             let written = init::write_template(&std::env::current_dir().unwrap_or_default());
             let printed = written.map(|path| print_json(&serde_json::json!({ "file": path })));
             printed.map_err(Stop::Error).flatten().map(|()| Exit::Done)
         }
-        Command::Init => {
+        Command::Init { from: None, .. } => {
             return Some(init::run(&std::env::current_dir().unwrap_or_default()));
         }
         Command::Schema => schema::run(),
@@ -394,7 +403,7 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Down { app } => daemon::down(context, app).await,
         // Carried out before.
         Command::Daemon { .. }
-        | Command::Init
+        | Command::Init { .. }
         | Command::Schema
         | Command::Completions { .. }
         | Command::Man { .. } => Ok(Exit::Done),
