@@ -79,6 +79,9 @@ pub fn capacity(m: &mut Markup, evidence: &Evidence, canvas: &Canvas, top: f64) 
     for value in scale.ticks() {
         canvas.level(m, scale.y(value), value);
     }
+    // Behind the available ones: what is seen of it starts or leaves.
+    let live = levels.iter().map(|level| (time.x(level.at_ms), bottom, scale.y(f64::from(level.live))));
+    m.empty("path", &[("class", &"live"), ("d", &steps::area(&live.collect::<Vec<_>>(), canvas.right))]);
     for (n, role) in evidence.cast.iter().enumerate() {
         let points = levels.iter().map(|level| {
             let of = |roles: &[super::evidence::Role]| -> u32 {
@@ -101,7 +104,6 @@ pub fn capacity(m: &mut Markup, evidence: &Evidence, canvas: &Canvas, top: f64) 
         let points = levels.iter().map(|level| (time.x(level.at_ms), scale.y(f64::from(of(level)))));
         steps::line(&points.collect::<Vec<_>>(), canvas.right)
     };
-    m.empty("path", &[("class", &"live"), ("d", &step(|level| level.live))]);
     draw_marks(m, evidence, canvas, (top - HEAD, bottom), true);
     let mut bound = |name: &str, of: fn(&Level) -> u32, beside: f64| {
         let path = step(of);

@@ -88,7 +88,8 @@ fn tiles(m: &mut Markup, evidence: &Evidence) {
             tile(m, "highest alive", tone, highest, format!("ceiling {}", last.ceiling));
         }
         if !row.peak_mix.is_empty() {
-            let mix: Vec<_> = row.peak_mix.iter().map(|(version, n)| format!("{n} × {version}")).collect();
+            let mix: Vec<_> =
+                row.peak_mix.iter().map(|(version, n)| format!("{n}\u{a0}×\u{a0}{version}")).collect();
             m.element("div", &[("class", &"tile")], |m| {
                 m.words("dt", &[], "peak mix");
                 m.words("dd", &[("class", &"long")], mix.join(" + "));
