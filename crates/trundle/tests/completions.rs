@@ -65,6 +65,7 @@ fn bash_completes_commands_and_flags() {
 #[test]
 fn every_command_has_a_page() {
     let main = text(&["man"]);
+    assert!(main.contains(".SH \"EXIT STATUS\"\n.TP\n0\n"), "{main}");
     assert!(main.contains(".TH trundle 1") && main.contains(".SH NAME"), "{main}");
     let dir = tempfile::tempdir().unwrap();
     let told = text(&["man", "--dir", dir.path().join("man1").to_str().unwrap()]);

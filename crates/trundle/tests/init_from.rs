@@ -154,6 +154,13 @@ fn the_defaults_of_kubernetes_are_written_and_the_command_is_asked_for() {
 }
 
 #[test]
+fn what_says_nothing_is_not_named() {
+    let text = IMAGE_ONLY.replace("args:", "resources: {}, lifecycle: null, volumeMounts: [], args:");
+    let (_dir, file, _) = written("web.yaml", &text, &[]);
+    assert!(["resources", "lifecycle", "volumeMounts"].iter().all(|part| !file.contains(part)), "{file}");
+}
+
+#[test]
 fn recreate_is_said_in_our_words() {
     let text = IMAGE_ONLY.replace("spec:\n  template", "spec:\n  strategy: {type: Recreate}\n  template");
     let (_dir, file, values) = written("web.yaml", &text, &[]);
@@ -228,6 +235,23 @@ fn a_service_of_a_compose_file_keeps_its_update_rules() {
     let problems = problems["problems"].as_array().unwrap();
     assert_eq!((problems.len(), &problems[0]["message"]), (1, &"unknown placeholder {DB_HOST}".into()));
     refused("compose.yaml", COMPOSE, &["--service", "no"], "there are: db, api");
+}
+
+#[test]
+fn what_would_be_refused_later_is_named_at_once() {
+    let text = COMPOSE.replace("SIGINT", "SIGWINCH").replace("entrypoint: [\"sh\"]", "entrypoint: ['']");
+    let (_dir, file, values) = written("compose.yaml", &text, &[]);
+    assert!(
+        file.contains("# - stop_signal SIGWINCH: ")
+            && !values["run"].as_table().unwrap().contains_key("stop_signal")
+    );
+    assert!(file.contains("command = [\"TODO-write-your-command\""), "{file}");
+    let text = DEPLOYMENT.replace("{name: X-A, value: b}", "{name: 'X A', value: b}");
+    let (_dir, file, _) = written("web.yaml", &text, &[]);
+    assert!(
+        file.contains("# - readinessProbe.httpGet header X A: ") && !file.contains("headers ="),
+        "{file}"
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub fn run(dir: Option<&Path>, json: bool) -> Result<Exit, Stop> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
         Man::new(Cli::command()).render(&mut page)?;
+        page.extend(exit_status().bytes());
         return print_text(&page);
     };
     let pages = write_pages(dir).map_err(|error| {
@@ -25,6 +26,23 @@ pub fn run(dir: Option<&Path>, json: bool) -> Result<Exit, Stop> {
         print_text(format!("wrote {} pages to {}\n", pages.len(), dir.display()).as_bytes())?;
     }
     Ok(Exit::Done)
+}
+
+/// The section of the codes, which scripts depend on.
+fn exit_status() -> String {
+    let codes = [
+        (Exit::Done, "what was asked for is running and was verified, or there was nothing to do"),
+        (Exit::Error, "a bad file, an unreachable daemon, refused input (2: wrong usage)"),
+        (Exit::Paused, "the rollout is paused"),
+        (Exit::RolledBack, "the rollout was rolled back, or aborted by somebody else"),
+        (Exit::Failed, "the rollout failed and needs a person"),
+        (Exit::Refused, "not allowed now; the message says by what, and until when"),
+        (Exit::Superseded, "another revision took over"),
+        (Exit::StillRunning, "the rollout goes on without this command"),
+        (Exit::Changes, "plan --exit-code: there are changes"),
+    ];
+    let entry = |(exit, text): &(Exit, &str)| format!(".TP\n{}\n{}\n", exit.code(), text.replace('-', "\\-"));
+    format!(".SH \"EXIT STATUS\"\n{}", codes.iter().map(entry).collect::<String>())
 }
 
 /// `trundle.1`, `trundle-deploy.1` and so on; pages that are there are replaced.
@@ -41,6 +59,7 @@ fn write_pages(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
             let path = dir.join(page.get_filename());
             let mut text = Vec::new();
             page.render(&mut text)?;
+            text.extend(exit_status().bytes());
             std::fs::write(&path, text).map(|()| path)
         })
         .collect()

@@ -1,5 +1,7 @@
 //! A service of a compose file.
 
+use trundle_core::revision::StopSignal;
+
 use super::compose_parts::{self, milliseconds};
 use super::container;
 use super::draft::{Draft, duration, quoted};
@@ -39,8 +41,8 @@ pub fn read(document: &Yaml, pick: Option<&str>, beside: &dyn Fn(&str) -> String
             format!("another app: `--service {other}` makes a file of it, in a folder without one"),
         );
     }
-    for (key, value) in document.map() {
-        if !["services", "version", "name"].contains(&key.as_str()) && !key.starts_with("x-") {
+    for (key, value) in document.said() {
+        if !["services", "version", "name"].contains(&key) && !key.starts_with("x-") {
             draft.drop(shown(key), format!("{}: it has no place here", value.in_short()));
         }
     }
@@ -72,11 +74,15 @@ fn of_service(draft: &mut Draft, service: &Yaml, beside: &dyn Fn(&str) -> String
     }
     if let Some(signal) = service.text_at("stop_signal") {
         let signal = if signal.starts_with("SIG") { signal } else { format!("SIG{signal}") };
-        draft.keep("stop_signal", format!("run.stop_signal = {}", quoted(&signal)));
-        draft.stop_signal = Some(signal);
+        if serde_json::from_value::<StopSignal>(signal.as_str().into()).is_ok() {
+            draft.keep("stop_signal", format!("run.stop_signal = {}", quoted(&signal)));
+            draft.stop_signal = Some(signal);
+        } else {
+            draft.drop(format!("stop_signal {}", shown(&signal)), "it is not possible here: SIGTERM is sent");
+        }
     }
-    for (key, value) in service.get("deploy").map_or(&[][..], Yaml::map) {
-        let why = match key.as_str() {
+    for (key, value) in service.get("deploy").into_iter().flat_map(Yaml::said) {
+        let why = match key {
             "replicas" | "update_config" => continue,
             "rollback_config" => "the way back goes by the same rules as the way there",
             "resources" => "limits are not set here: use those of the daemon's unit",
@@ -86,8 +92,8 @@ fn of_service(draft: &mut Draft, service: &Yaml, beside: &dyn Fn(&str) -> String
         };
         draft.drop(format!("deploy.{}", shown(key)), format!("{}: {why}", value.in_short()));
     }
-    for (key, value) in service.map() {
-        let why = match key.as_str() {
+    for (key, value) in service.said() {
+        let why = match key {
             "image" | "ports" | "expose" | "environment" | "env_file" | "command" | "entrypoint"
             | "healthcheck" | "deploy" | "scale" | "stop_grace_period" | "stop_signal" => continue,
             "build" => "build it before `trundle deploy`; run.artifact is what came out",
@@ -209,7 +215,7 @@ fn command(draft: &mut Draft, service: &Yaml, port: Option<u16>) {
                 .push(format!("it must listen on the port it is told, {{port}} or $PORT, not on {port}"));
         }
     }
-    if words.is_empty() {
+    if words.first().is_none_or(String::is_empty) {
         draft.command_is_not_known("the image knows its own command: write the program and its arguments as they are on this machine", words);
         draft.drop("the image", "images are not run here: its files and its command must be on this machine");
         return;

@@ -109,9 +109,9 @@ pub fn update(draft: &mut Draft, update: &Yaml) -> Result<(), String> {
         let failures = if percent < 1.0 { "1".to_owned() } else { quoted(&format!("{percent}%")) };
         draft.roll(what("max_failure_ratio"), format!("max_failures = {failures}"));
     }
-    for (key, value) in update.map() {
+    for (key, value) in update.said() {
         let known = ["parallelism", "delay", "order", "failure_action", "monitor", "max_failure_ratio"];
-        if !known.contains(&key.as_str()) {
+        if !known.contains(&key) {
             draft.drop(what(&shown(key)), format!("{}: it has no place here", value.in_short()));
         }
     }

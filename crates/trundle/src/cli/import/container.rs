@@ -90,7 +90,7 @@ pub fn environment(draft: &mut Draft, container: &Yaml, objects: &[&Yaml], port:
 
 /// A value of `run.env`: one that says the port becomes an argument of `env`, because only arguments are filled in.
 pub fn plain(draft: &mut Draft, name: &str, value: &Yaml, port: Option<u16>) {
-    let Some(text) = value.text().filter(|_| words::is_name(name)) else {
+    let Some(text) = value.text().filter(|text| words::is_name(name) && !text.contains('\0')) else {
         draft.drop(format!("env {}", shown(name)), "it is no variable with a text");
         return;
     };
@@ -206,7 +206,7 @@ pub fn command(draft: &mut Draft, container: &Yaml, port: Option<u16>) {
     for name in unknown {
         draft.todo.push(format!("$({name}) is known only when it runs: read it in the program, or start it with [\"sh\", \"-c\", …]"));
     }
-    if command.is_empty() {
+    if command.first().is_none_or(String::is_empty) {
         let why = "the image knows its own command and is not run here: write the program and its arguments as they are on this machine";
         draft.command_is_not_known(why, arguments);
         draft.drop("the image", "images are not run here: its files and its command must be on this machine");

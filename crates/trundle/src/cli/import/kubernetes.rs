@@ -90,8 +90,8 @@ fn flat(documents: &[Yaml]) -> Vec<&Yaml> {
 
 fn of_deployment(draft: &mut Draft, deployment: &Yaml, objects: &[&Yaml]) -> Result<(), String> {
     let spec = deployment.get("spec").ok_or("the Deployment has no spec")?;
-    for (key, value) in deployment.get("metadata").map_or(&[][..], Yaml::map) {
-        if !["name", "labels"].contains(&key.as_str()) {
+    for (key, value) in deployment.get("metadata").into_iter().flat_map(Yaml::said) {
+        if !["name", "labels"].contains(&key) {
             draft.drop(
                 format!("metadata.{}", shown(key)),
                 format!("{}: nothing here looks at it", value.in_short()),
@@ -130,8 +130,8 @@ fn of_deployment(draft: &mut Draft, deployment: &Yaml, objects: &[&Yaml]) -> Res
         ),
         None => {}
     }
-    for (key, value) in spec.map() {
-        match key.as_str() {
+    for (key, value) in spec.said() {
+        match key {
             "replicas"
             | "selector"
             | "template"
@@ -202,8 +202,8 @@ fn of_pod(draft: &mut Draft, spec: &Yaml, objects: &[&Yaml]) -> Result<(), Strin
         "the default of terminationGracePeriodSeconds"
     };
     draft.roll(what, format!("stop_grace_period = \"{}s\"", grace.unwrap_or(GRACE_S)));
-    for (key, value) in pod.map() {
-        match key.as_str() {
+    for (key, value) in pod.said() {
+        match key {
             "containers" | "terminationGracePeriodSeconds" => {}
             "initContainers" => {
                 for init in value.list() {

@@ -1,5 +1,7 @@
 //! The probes of a container, as checks.
 
+use hyper::http::{HeaderName, HeaderValue};
+
 use super::draft::{Check, Draft, duration, list, quoted};
 use super::kubernetes::{milliseconds, whole};
 use super::words;
@@ -19,8 +21,8 @@ pub fn read(draft: &mut Draft, container: &Yaml, port: Option<u16>) -> Result<()
     if draft.listen.is_some() && !draft.has_check("ready") {
         draft.drop("no readinessProbe", "a connection to the port counts as ready");
     }
-    for (key, value) in container.map() {
-        let why = match key.as_str() {
+    for (key, value) in container.said() {
+        let why = match key {
             "name" | "image" | "command" | "args" | "env" | "envFrom" | "ports" | "startupProbe"
             | "readinessProbe" | "livenessProbe" => continue,
             "lifecycle" => {
@@ -67,13 +69,22 @@ fn one(
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
         lines.push(format!("http = {}", quoted(&path)));
         other_port(draft, key, http, container, port);
-        let headers: Vec<_> = http.get("httpHeaders").into_iter().flat_map(Yaml::list).collect();
-        let header = |header: &&Yaml| {
-            Some(format!("{} = {}", quoted(&header.text_at("name")?), quoted(&header.text_at("value")?)))
-        };
-        let headers: Vec<_> = headers.iter().filter_map(header).collect();
-        if !headers.is_empty() {
-            lines.push(format!("headers = {{ {} }}", headers.join(", ")));
+        let headers = http.get("httpHeaders").into_iter().flat_map(Yaml::list);
+        let mut pairs = Vec::new();
+        for header in headers {
+            let (name, value) =
+                (header.text_at("name").unwrap_or_default(), header.text_at("value").unwrap_or_default());
+            if name.parse::<HeaderName>().is_ok() && value.parse::<HeaderValue>().is_ok() {
+                pairs.push(format!("{} = {}", quoted(&name), quoted(&value)));
+            } else {
+                draft.drop(
+                    format!("{key}.httpGet header {}", shown(&name)),
+                    "it is not a header that can be sent",
+                );
+            }
+        }
+        if !pairs.is_empty() {
+            lines.push(format!("headers = {{ {} }}", pairs.join(", ")));
         }
         if http.text_at("scheme").is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http")) {
             draft.drop(format!("{key}.httpGet.scheme"), "the check speaks http, without TLS");
@@ -112,7 +123,7 @@ fn one(
             "not needed: an instance that starts is asked often, and has healthy_deadline to get ready",
         );
     }
-    for (field, value) in probe.map() {
+    for (field, value) in probe.said() {
         let known = [
             "httpGet",
             "tcpSocket",
@@ -123,7 +134,7 @@ fn one(
             "failureThreshold",
             "initialDelaySeconds",
         ];
-        if !known.contains(&field.as_str()) {
+        if !known.contains(&field) {
             draft.drop(
                 format!("{key}.{}", shown(field)),
                 format!("{}: it has no place here", value.in_short()),

@@ -69,6 +69,16 @@ impl Yaml {
         }
     }
 
+    /// The entries of a map that say something: exported objects are full of `{}` and `null`.
+    pub fn said(&self) -> impl Iterator<Item = (&str, &Yaml)> {
+        let says = |value: &Yaml| {
+            !matches!(value, Self::Null)
+                && *value != Self::Map(Vec::new())
+                && *value != Self::List(Vec::new())
+        };
+        self.map().iter().filter(move |(_, value)| says(value)).map(|(key, value)| (key.as_str(), value))
+    }
+
     /// The items of a list; none of anything else.
     pub fn list(&self) -> &[Yaml] {
         match self {
