@@ -98,6 +98,10 @@ fn command(draft: &mut Draft, line: &str) {
         }
         words.remove(0);
     }
+    if words.first().is_none_or(String::is_empty) {
+        draft.command_is_not_known("the line names no program", Vec::new());
+        return;
+    }
     draft.command = words;
 }
 
@@ -125,6 +129,7 @@ mod tests {
         check("a: ./a\nweb: ./b\n", None, &["./b"], true);
         check("web: ./b\n# c\nworker: ./w\n", Some("worker"), &["./w"], false);
         check("release: ./r\nclock: ./c\n", None, &["./c"], false);
+        check("web: A=1", None, &["TODO-write-your-command"], true);
         let draft = read(&lines("web: A=1 B=x ./s").unwrap(), None, "shop", None)
             .unwrap_or_else(|why| panic!("{why}"));
         assert_eq!((draft.env.len(), draft.command), (2, vec!["./s".to_owned()]));
