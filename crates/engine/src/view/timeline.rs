@@ -165,7 +165,7 @@ impl Walk {
         // A wall clock that was set back draws nothing backwards.
         self.wall_ms = self.wall_ms.max(entry.wall_ms);
         self.at_ms = entry.at_ms;
-        self.note(self.wall_ms);
+        self.note(self.wall_ms, instance_of(&entry.event));
         why
     }
 
@@ -174,7 +174,7 @@ impl Walk {
             let wall = (self.wall_ms + due.saturating_sub(self.at_ms)).min(wall_ms.max(self.wall_ms));
             self.begin_at(wall);
             self.state.advance(due);
-            self.note(wall);
+            self.note(wall, None);
         }
         self.begin_at(wall_ms);
         self.state.advance(at_ms);
@@ -183,44 +183,51 @@ impl Walk {
     /// The first look is one at the very edge of what is shown.
     fn begin_at(&mut self, wall_ms: u64) {
         if self.shown.levels.is_empty() && wall_ms >= self.shown.from_ms {
-            self.look(self.shown.from_ms);
+            self.look(self.shown.from_ms, None);
         }
     }
 
-    fn note(&mut self, wall_ms: u64) {
+    fn note(&mut self, wall_ms: u64, changed: Option<InstanceKey>) {
         if (self.shown.from_ms..=self.shown.until_ms).contains(&wall_ms) {
-            self.look(wall_ms);
+            self.look(wall_ms, changed);
         }
     }
 
-    fn look(&mut self, wall_ms: u64) {
-        let present: BTreeMap<InstanceKey, (u64, Stage)> =
-            self.state.instances().map(|i| (i.key(), (i.born(), stage(&self.state, i)))).collect();
-        for (key, life) in &mut self.lives {
-            if let Some(stay) = life.stays.last_mut()
-                && stay.until_ms == u64::MAX
-                && present.get(key).is_none_or(|(_, stage)| *stage != stay.stage)
-            {
-                stay.until_ms = wall_ms;
-            }
-        }
-        let mut new: Vec<_> = present.keys().filter(|key| !self.lives.contains_key(*key)).copied().collect();
-        new.sort_by_key(|key| present[key].0);
-        self.order.extend(new);
-        for (key, (_, stage)) in present {
-            let life = self.lives.entry(key).or_insert_with(|| Life {
-                name: key.name(self.state.app()),
-                revision: key.revision,
-                stays: Vec::new(),
-            });
-            if life.stays.last().is_none_or(|stay| stay.until_ms != u64::MAX) {
-                life.stays.push(Stay { stage, from_ms: wall_ms, until_ms: u64::MAX });
+    /// At the one instance that changed; None: at all of them.
+    fn look(&mut self, wall_ms: u64, changed: Option<InstanceKey>) {
+        match changed {
+            Some(key) => self.see(key, wall_ms),
+            None => {
+                let mut alive: Vec<_> = self.state.instances().map(|i| (i.born(), i.key())).collect();
+                alive.sort_unstable();
+                let known: Vec<_> = self.lives.keys().copied().collect();
+                for key in alive.into_iter().map(|(_, key)| key).chain(known) {
+                    self.see(key, wall_ms);
+                }
             }
         }
         let level = self.level(wall_ms);
         if self.shown.levels.last().is_none_or(|last| Level { at_ms: wall_ms, ..last.clone() } != level) {
             self.shown.levels.push(level);
         }
+    }
+
+    fn see(&mut self, key: InstanceKey, wall_ms: u64) {
+        let now = self.state.instance(key).map(|instance| stage(&self.state, instance));
+        let open =
+            self.lives.get_mut(&key).and_then(|life| life.stays.last_mut()).filter(|stay| stay.is_open());
+        if let Some(stay) = open {
+            if now == Some(stay.stage) {
+                return;
+            }
+            stay.until_ms = wall_ms;
+        }
+        let Some(stage) = now else { return };
+        let life = self.lives.entry(key).or_insert_with(|| {
+            self.order.push(key);
+            Life { name: key.name(self.state.app()), revision: key.revision, stays: Vec::new() }
+        });
+        life.stays.push(Stay { stage, from_ms: wall_ms, until_ms: u64::MAX });
     }
 
     fn level(&self, at_ms: u64) -> Level {
@@ -265,6 +272,28 @@ impl Walk {
         let lives = self.order.iter().filter_map(|key| self.lives.remove(key));
         self.shown.lives = lives.filter(|life| !life.stays.is_empty()).collect();
         self.shown
+    }
+}
+
+impl Stay {
+    /// Its end was not seen yet.
+    fn is_open(&self) -> bool {
+        self.until_ms == u64::MAX
+    }
+}
+
+/// The only instance that an event can change. None: it may be any.
+fn instance_of(event: &Event) -> Option<InstanceKey> {
+    match event {
+        Event::Observed { instance, .. }
+        | Event::Evidence { instance, .. }
+        | Event::Decided(
+            Action::Start { instance, .. }
+            | Action::Drain { instance, .. }
+            | Action::Stop { instance, .. }
+            | Action::Fail { instance, .. },
+        ) => Some(*instance),
+        _ => None,
     }
 }
 

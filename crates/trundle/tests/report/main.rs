@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod browser;
+mod live;
 mod world;
 
 use std::path::{Path, PathBuf};
