@@ -3,6 +3,7 @@
 //! The journal is a list of these. State is their fold, so a daemon that was killed knows as much as one that was not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +27,11 @@ pub enum Event {
     /// What the world said about a failure: for people; it changes no decision.
     Evidence {
         instance: InstanceKey,
-        evidence: Evidence,
+        evidence: Box<Evidence>,
     },
     /// The requests that the router counted, taken as a rollout begins and as it ends: what came between is its share.
     Counted {
-        requests: Requests,
+        requests: Box<Requests>,
     },
     /// The machine was started anew: nothing that ran before runs now.
     Rebooted,
@@ -316,8 +317,8 @@ pub enum Fact {
     /// The process runs. `incarnation` is new for each process that ever ran.
     Started {
         pid: u32,
-        address: Option<String>,
-        incarnation: String,
+        address: Option<Arc<str>>,
+        incarnation: Arc<str>,
     },
     StartRefused {
         code: RefusalCode,

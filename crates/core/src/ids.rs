@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,18 +36,21 @@ macro_rules! checked_name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
             }
         }
         impl FromStr for $name {
             type Err = BadName;
             fn from_str(input: &str) -> Result<Self, BadName> {
                 let accepts: fn(&str) -> bool = $ok;
-                if accepts(input) { Ok(Self(input.to_owned())) } else { Err(BadName::new($what, input, $rule)) }
+                if accepts(input) { Ok(Self(input.into())) } else { Err(BadName::new($what, input, $rule)) }
             }
         }
         impl TryFrom<String> for $name {
@@ -57,7 +61,7 @@ macro_rules! checked_name {
         }
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
         impl fmt::Display for $name {

@@ -220,7 +220,8 @@ impl Built {
     fn live(&mut self, key: InstanceKey, described: &Described, now: Millis, mht: Millis) {
         use DescribedPhase::{Draining, Failed, Gone, Intended, Ready, Starting, Stopping, Unknown, Unready};
         let seen = |fact| Event::Observed { instance: key, fact };
-        let started = || seen(Fact::Started { pid: 1, address: None, incarnation: described.id.clone() });
+        let started =
+            || seen(Fact::Started { pid: 1, address: None, incarnation: described.id.as_str().into() });
         let purpose = StopPurpose::Replaced;
         let event = match (described.phase, now == mht) {
             (Intended | Gone, _) | (Starting | Stopping | Failed | Unknown, true) => return,

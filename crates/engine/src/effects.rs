@@ -23,6 +23,34 @@ pub enum ProcessShape {
     End,
 }
 
+/// What was told last of each instance: by revision and place, of each place the attempt that was told of last.
+#[derive(Debug, Default)]
+pub struct Told(BTreeMap<RevisionNumber, Vec<(u32, Shape)>>);
+
+impl Told {
+    pub fn of(&self, key: InstanceKey) -> Shape {
+        let told = self.0.get(&key.revision).and_then(|places| places.get(key.slot as usize));
+        told.filter(|(attempt, _)| *attempt == key.attempt).map(|(_, shape)| *shape).unwrap_or_default()
+    }
+
+    /// Revisions that the state has forgotten.
+    pub fn forget(&mut self, state: &AppState) {
+        self.0.retain(|revision, _| state.book(*revision).is_some());
+    }
+
+    pub fn set(&mut self, key: InstanceKey, shape: Shape) {
+        let places = self.0.entry(key.revision).or_default();
+        let at = key.slot as usize;
+        if places.len() <= at {
+            places.resize(at + 1, (0, Shape::default()));
+        }
+        // What is said last of an older attempt does not undo what was told of the newer.
+        if places[at].0 <= key.attempt {
+            places[at] = (key.attempt, shape);
+        }
+    }
+}
+
 /// Of one that is gone nothing is wanted.
 pub fn shape(instance: Option<&Instance>) -> Shape {
     instance.map_or(Shape::default(), |i| Shape { process: Some(process_shape(i)), route: route_state(i) })
@@ -61,8 +89,6 @@ pub struct Changes {
     pub routes: Vec<Route>,
     /// They have no route any more.
     pub unrouted: Vec<InstanceKey>,
-    /// One that took requests is taken out: that must be durable before it is told.
-    pub takes_out: bool,
 }
 
 #[derive(Debug, Default)]
@@ -80,13 +106,15 @@ impl Changes {
             self.process(key, now.process);
         }
         if now.route != told.route {
-            self.takes_out |= told.route == Some(RouteState::Routed);
-            self.route(state, key, instance, now.route);
+            match route(state, key, instance, now.route) {
+                Some(route) => self.routes.push(route),
+                None => self.unrouted.push(key),
+            }
         }
         now
     }
 
-    pub fn process(&mut self, key: InstanceKey, wanted: Option<ProcessShape>) {
+    fn process(&mut self, key: InstanceKey, wanted: Option<ProcessShape>) {
         let of_revision = self.processes.entry(key.revision).or_default();
         match wanted {
             Some(ProcessShape::Keep { probe, was_ready }) => {
@@ -97,28 +125,23 @@ impl Changes {
             None => {}
         }
     }
+}
 
-    pub fn route(
-        &mut self,
-        state: &AppState,
-        key: InstanceKey,
-        instance: Option<&Instance>,
-        wanted: Option<RouteState>,
-    ) {
-        let route = instance.zip(wanted).and_then(|(instance, route_state)| {
-            Some(Route {
-                instance: key,
-                incarnation: instance.incarnation()?.to_owned(),
-                version: state.version_of(key.revision),
-                address: instance.address()?.to_owned(),
-                state: route_state,
-            })
-        });
-        match route {
-            Some(route) => self.routes.push(route),
-            None => self.unrouted.push(key),
-        }
-    }
+/// The whole route, in the words of the port.
+pub fn route(
+    state: &AppState,
+    key: InstanceKey,
+    instance: Option<&Instance>,
+    wanted: Option<RouteState>,
+) -> Option<Route> {
+    let instance = instance?;
+    Some(Route {
+        instance: key,
+        incarnation: instance.incarnation()?.clone(),
+        version: state.label_of(key.revision),
+        address: instance.address()?.clone(),
+        state: wanted?,
+    })
 }
 
 /// Where requests are taken: the door stays open until the last instance has left.
@@ -145,7 +168,7 @@ mod tests {
         let start = Action::Start { instance, purpose: StartPurpose::Roll };
         assert_eq!(told(Event::Decided(start)), kept(false));
         let saw = |fact| Event::Observed { instance, fact };
-        let started = Fact::Started { pid: 1, address: None, incarnation: "a".to_owned() };
+        let started = Fact::Started { pid: 1, address: None, incarnation: "a".into() };
         assert_eq!(told(saw(started)), kept(false));
         assert_eq!(told(saw(Fact::Ready)), kept(true));
         assert_eq!(told(saw(Fact::Unready)), kept(true), "a hung one is no new one");

@@ -11,7 +11,7 @@ use trundle_core::settings::Listen;
 use trundle_core::state::{AppState, Class, Phase, Refusal, Request, RolloutState, Step};
 
 use crate::chronicle::Chronicle;
-use crate::effects::{self, Changes, Shape};
+use crate::effects::{self, Changes, Shape, Told};
 use crate::journal::{Entry, JournalError, Store};
 use crate::ports::{Driver, Ensure, Fence, Report, RouteState, Router, Routes};
 
@@ -77,10 +77,10 @@ pub struct App {
     pub chronicle: Chronicle,
     pub router_trouble: Option<String>,
     /// What the driver and the router were told last, of each instance that lives.
-    told: BTreeMap<InstanceKey, Shape>,
+    told: Told,
     told_listen: Option<Listen>,
     /// Events named these since they were told of.
-    touched: BTreeSet<InstanceKey>,
+    touched: Vec<InstanceKey>,
     /// Told nothing yet in this life of the daemon.
     fresh: bool,
     /// Observe first: these were alive, and nobody has seen them since the restart.
@@ -96,9 +96,9 @@ impl App {
             state: AppState::new(name),
             chronicle: Chronicle::default(),
             router_trouble: None,
-            told: BTreeMap::new(),
+            told: Told::default(),
             told_listen: None,
-            touched: BTreeSet::new(),
+            touched: Vec::new(),
             fresh: true,
             awaited: BTreeSet::new(),
             awaited_until: 0,
@@ -341,7 +341,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
 
     fn count(&mut self, now: Millis, wall_ms: u64, name: &AppName) {
         if let Some(requests) = self.router.counts(name) {
-            self.record(now, wall_ms, name, Event::Counted { requests });
+            self.record(now, wall_ms, name, Event::Counted { requests: Box::new(requests) });
         }
     }
 
@@ -361,7 +361,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         if let Some(instance) = failed {
             let mut evidence = self.driver.evidence(name, instance);
             evidence.base_shows_it_too = self.base_shows_it_too(name, instance, &evidence);
-            self.record(now, wall_ms, name, Event::Evidence { instance, evidence });
+            self.record(now, wall_ms, name, Event::Evidence { instance, evidence: Box::new(evidence) });
         }
     }
 
@@ -420,25 +420,32 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         if !observed || self.trouble.is_some() {
             return;
         }
-        let mut changes = Changes::default();
-        let mut joined = Vec::new();
+        let mut routes = Vec::new();
+        app.touched.sort_unstable();
+        app.touched.dedup();
         for key in &app.touched {
-            let told = app.told.get(key).copied().unwrap_or_default();
-            let now = changes.note(&app.state, *key, told);
-            if now.route == Some(RouteState::Routed) && now.route != told.route {
-                joined.push((*key, Shape { route: now.route, ..told }));
+            let told = app.told.of(*key).route;
+            let instance = app.state.instance(*key);
+            let now = effects::shape(instance).route;
+            if told == Some(RouteState::Routed) && now != told {
+                return;
+            }
+            if now == Some(RouteState::Routed) && now != told {
+                routes.extend(effects::route(&app.state, *key, instance, now));
             }
         }
-        if changes.takes_out || joined.is_empty() {
+        if routes.is_empty() {
             return;
         }
-        changes.routes.retain(|route| route.state == RouteState::Routed);
+        for route in &routes {
+            let shape = app.told.of(route.instance);
+            app.told.set(route.instance, Shape { route: Some(route.state), ..shape });
+        }
         self.fence.n += 1;
         let listen = effects::listen(&app.state);
-        let (routes, unrouted) = (changes.routes, Vec::new());
-        self.router.set(&Routes { fence: self.fence, app: name, listen, whole: false, routes, unrouted });
         app.told_listen = listen.cloned();
-        app.told.extend(joined);
+        let unrouted = Vec::new();
+        self.router.set(&Routes { fence: self.fence, app: name, listen, whole: false, routes, unrouted });
     }
 
     /// Tells the world what it shall look like, where that has changed.
@@ -447,17 +454,20 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         let whole = std::mem::take(&mut app.fresh);
         let mut touched = std::mem::take(&mut app.touched);
         if whole {
-            app.told.clear();
+            app.told = Told::default();
             touched = app.state.instances().map(|i| i.key()).collect();
         }
+        touched.sort_unstable();
+        touched.dedup();
         let mut changes = Changes::default();
         for key in touched {
-            let told = app.told.remove(&key).unwrap_or_default();
+            let told = app.told.of(key);
             let now = changes.note(&app.state, key, told);
-            if now != Shape::default() {
-                app.told.insert(key, now);
+            if now != told {
+                app.told.set(key, now);
             }
         }
+        app.told.forget(&app.state);
         let listen = effects::listen(&app.state);
         let Changes { processes, routes, unrouted, .. } = changes;
         if whole || !routes.is_empty() || !unrouted.is_empty() || listen != app.told_listen.as_ref() {

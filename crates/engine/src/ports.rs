@@ -1,5 +1,7 @@
 //! What the engine needs of the world. Every call returns at once; outcomes come back as [`Report`]s.
 
+use std::sync::Arc;
+
 use trundle_core::Millis;
 use trundle_core::event::{DrainProof, Evidence, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
@@ -68,9 +70,9 @@ pub trait Driver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub instance: InstanceKey,
-    pub incarnation: String,
-    pub version: String,
-    pub address: String,
+    pub incarnation: Arc<str>,
+    pub version: Arc<str>,
+    pub address: Arc<str>,
     pub state: RouteState,
 }
 

@@ -15,6 +15,7 @@ use crate::setup::{Setup, template};
 use crate::store::Disk;
 use crate::world::{Fate, Fates, Handle, World};
 
+type Watch = Box<dyn FnMut(&Entry, &AppState)>;
 type SimEngine = Engine<Disk, Handle, Handle>;
 
 /// One app in a simulated world.
@@ -28,7 +29,7 @@ pub struct Sim {
     /// When the engine wants to look again.
     wake_at: Option<Millis>,
     steps: Steps,
-    watch: Option<Box<dyn FnMut(&Entry, &AppState)>>,
+    watch: Option<Watch>,
 }
 
 impl Sim {

@@ -2,8 +2,9 @@
 //! engine's own ports; everything it says comes later, by the queue.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use trundle_core::Millis;
 use trundle_core::event::{DrainProof, Evidence, Exit, Fact, RefusalCode, Requests};
@@ -69,13 +70,44 @@ impl Process {
     }
 }
 
+/// By revision and place; of each place the newest, which is the only one that can be alive.
+#[derive(Debug, Default)]
+struct Processes(BTreeMap<RevisionNumber, Vec<Option<(InstanceKey, Process)>>>);
+
+impl Processes {
+    fn get(&self, key: InstanceKey) -> Option<&Process> {
+        let known = self.0.get(&key.revision)?.get(key.slot as usize)?.as_ref()?;
+        (known.0 == key).then_some(&known.1)
+    }
+
+    fn get_mut(&mut self, key: InstanceKey) -> Option<&mut Process> {
+        let known = self.0.get_mut(&key.revision)?.get_mut(key.slot as usize)?.as_mut()?;
+        (known.0 == key).then_some(&mut known.1)
+    }
+
+    /// Answers with the one that stood there.
+    fn insert(&mut self, key: InstanceKey, process: Process) -> Option<(InstanceKey, Process)> {
+        let places = self.0.entry(key.revision).or_default();
+        let at = key.slot as usize;
+        if places.len() <= at {
+            places.resize_with(at + 1, || None);
+        }
+        places[at].replace((key, process))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (InstanceKey, &Process)> {
+        self.0.values().flatten().flatten().map(|(key, process)| (*key, process))
+    }
+}
+
 pub struct World {
     pub app: AppName,
     pub now: Millis,
     pub chance: fastrand::Rng,
     pub fates: Fates,
     setup: Setup,
-    processes: HashMap<InstanceKey, Process>,
+    processes: Processes,
+    address: Arc<str>,
     starts: BTreeMap<RevisionNumber, u32>,
     queue: Queue<Happening>,
     epoch: u64,
@@ -99,7 +131,8 @@ impl World {
             chance: fastrand::Rng::with_seed(setup.seed),
             fates,
             setup,
-            processes: HashMap::new(),
+            processes: Processes::default(),
+            address: "sim".into(),
             starts: BTreeMap::new(),
             queue: Queue::default(),
             epoch: 0,
@@ -130,10 +163,10 @@ impl World {
         match happening {
             Happening::Up(key) => {
                 self.change(key, |p| p.ready = p.alive);
-                self.processes.get(&key).is_some_and(|p| p.alive).then_some((key, Fact::Ready))
+                self.processes.get(key).is_some_and(|p| p.alive).then_some((key, Fact::Ready))
             }
             Happening::Dies(key) => {
-                let lived = self.processes.get(&key).is_some_and(|p| p.alive && !p.ending);
+                let lived = self.processes.get(key).is_some_and(|p| p.alive && !p.ending);
                 if !lived {
                     return None;
                 }
@@ -141,7 +174,7 @@ impl World {
                 Some((key, Fact::Exited(Exit { code: Some(1), signal: None })))
             }
             Happening::Stopped(key) => {
-                let routed = self.processes.get(&key).is_some_and(Process::serves);
+                let routed = self.processes.get(key).is_some_and(Process::serves);
                 if routed {
                     self.broken.push(format!("{key} was stopped while it took requests"));
                 }
@@ -149,7 +182,7 @@ impl World {
                 Some((key, Fact::Gone))
             }
             Happening::Drained(key) => {
-                let drains = self.processes.get(&key).is_some_and(|p| p.route == Some(RouteState::Draining));
+                let drains = self.processes.get(key).is_some_and(|p| p.route == Some(RouteState::Draining));
                 drains.then_some((key, Fact::Drained { proof: DrainProof::Proven }))
             }
             Happening::Tell(key, word) => Some((key, self.say(key, word)?)),
@@ -157,13 +190,13 @@ impl World {
     }
 
     fn say(&self, key: InstanceKey, word: Word) -> Option<Fact> {
-        let process = self.processes.get(&key);
+        let process = self.processes.get(key);
         let alive = process.is_some_and(|p| p.alive);
         match word {
             Word::Started => process.map(|p| Fact::Started {
                 pid: p.pid,
-                address: Some("sim".to_owned()),
-                incarnation: key.to_string(),
+                address: Some(Arc::clone(&self.address)),
+                incarnation: Arc::clone(&self.address),
             }),
             Word::Ready => (alive && process.is_some_and(|p| p.ready)).then_some(Fact::Ready),
             Word::Unready => alive.then_some(Fact::Unready),
@@ -180,7 +213,7 @@ impl World {
 
     /// Every change of a process goes through here, so that the counts are right.
     fn change(&mut self, key: InstanceKey, with: impl FnOnce(&mut Process)) {
-        let Some(process) = self.processes.get_mut(&key) else { return };
+        let Some(process) = self.processes.get_mut(key) else { return };
         let (served, lived) = (process.serves(), process.alive);
         with(process);
         self.serving = self.serving + u32::from(process.serves()) - u32::from(served);
@@ -207,8 +240,8 @@ impl World {
             told_epoch: self.epoch,
             pid: self.pids,
         };
-        if self.processes.insert(key, process).is_some() {
-            self.broken.push(format!("{key} was started a second time"));
+        if let Some((before, _)) = self.processes.insert(key, process).filter(|(_, p)| p.alive) {
+            self.broken.push(format!("{key} was started where {before} is alive"));
         }
         if fate == Fate::Refused {
             self.queue.push(self.now, Happening::Tell(key, Word::Refused));
@@ -225,7 +258,7 @@ impl World {
 
     fn keep(&mut self, key: InstanceKey) {
         let epoch = self.epoch;
-        let Some(process) = self.processes.get_mut(&key) else { return self.begin(key) };
+        let Some(process) = self.processes.get_mut(key) else { return self.begin(key) };
         if process.told_epoch == epoch {
             return;
         }
@@ -243,7 +276,7 @@ impl World {
     }
 
     fn stop(&mut self, key: InstanceKey) {
-        let (alive, ending) = self.processes.get(&key).map_or((false, false), |p| (p.alive, p.ending));
+        let (alive, ending) = self.processes.get(key).map_or((false, false), |p| (p.alive, p.ending));
         if !alive {
             self.queue.push(self.now, Happening::Tell(key, Word::Gone));
         } else if !ending {
@@ -262,8 +295,7 @@ impl World {
 
     /// Some process that is alive.
     pub fn any_alive(&mut self) -> Option<InstanceKey> {
-        let mut alive: Vec<_> = self.processes.iter().filter(|(_, p)| p.alive).map(|(key, _)| *key).collect();
-        alive.sort_unstable();
+        let alive: Vec<_> = self.processes.iter().filter(|(_, p)| p.alive).map(|(key, _)| key).collect();
         (!alive.is_empty()).then(|| alive[self.chance.usize(..alive.len())])
     }
 
@@ -274,7 +306,7 @@ impl World {
 
     /// It is not ready for a while.
     pub fn flap(&mut self, key: InstanceKey, for_ms: Millis) {
-        if self.processes.get(&key).is_some_and(|p| p.alive && p.ready) {
+        if self.processes.get(key).is_some_and(|p| p.alive && p.ready) {
             self.change(key, |p| p.ready = false);
             self.queue.push(self.now, Happening::Tell(key, Word::Unready));
             self.queue.push(self.now + for_ms, Happening::Up(key));
@@ -296,14 +328,14 @@ impl World {
     /// The machine starts anew: nothing that ran runs.
     pub fn reboot(&mut self) {
         self.queue.clear();
-        let keys: Vec<_> = self.processes.keys().copied().collect();
+        let keys: Vec<_> = self.processes.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.change(key, |p| (p.alive, p.ready, p.route) = (false, false, None));
         }
     }
 
     pub fn is_alive(&self, key: InstanceKey) -> bool {
-        self.processes.get(&key).is_some_and(|p| p.alive)
+        self.processes.get(key).is_some_and(|p| p.alive)
     }
 
     pub fn reset_marks(&mut self) {
@@ -346,13 +378,9 @@ impl Router for Handle {
             return;
         }
         if routes.whole {
-            let named: Vec<_> = routes.routes.iter().map(|r| r.instance).collect();
-            let others: Vec<_> = world
-                .processes
-                .iter()
-                .filter(|(k, p)| p.route.is_some() && !named.contains(k))
-                .map(|(k, _)| *k)
-                .collect();
+            let named: BTreeSet<_> = routes.routes.iter().map(|r| r.instance).collect();
+            let routed = world.processes.iter().filter(|(key, p)| p.route.is_some() && !named.contains(key));
+            let others: Vec<_> = routed.map(|(key, _)| key).collect();
             for key in others {
                 world.change(key, |p| p.route = None);
             }

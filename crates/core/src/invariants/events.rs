@@ -75,6 +75,9 @@ fn seen(state: &AppState, key: InstanceKey) -> Option<Seen> {
 /// A verdict makes it grow, a person makes it shrink. One that is forgotten can never be started again.
 fn s3_bad_stays_bad(before: &Witness, event: &Event, after: &AppState) -> Result<(), String> {
     let (was, is) = (&before.bad, after.bad_revisions());
+    if was == is {
+        return Ok(());
+    }
     let a_person_spoke = matches!(event, Event::Commanded { .. });
     let verdict = matches!(
         event,

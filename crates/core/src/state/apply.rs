@@ -23,7 +23,7 @@ impl AppState {
                 if let Some(rollout) = self.last_rollout_mut()
                     && let Some(record) = rollout.records.iter_mut().rev().find(|r| r.instance == *instance)
                 {
-                    record.evidence = Some(evidence.clone());
+                    record.evidence = Some((**evidence).clone());
                 }
             }
             Event::Counted { requests } => {
@@ -31,7 +31,7 @@ impl AppState {
                     let ended = rollout.state.is_terminal();
                     let taken =
                         if ended { &mut rollout.requests_after } else { &mut rollout.requests_before };
-                    taken.get_or_insert_with(|| requests.clone());
+                    taken.get_or_insert_with(|| (**requests).clone());
                 }
             }
             Event::Rebooted => self.rebooted(),
@@ -150,7 +150,7 @@ impl AppState {
                 self.set_timer(*instance, deadline, Timer::Cut(*instance));
             }
             Action::Stop { instance, purpose, cut } => {
-                if self.instances.get(instance).is_some_and(|i| i.phase.is_held()) {
+                if self.instance(*instance).is_some_and(|i| i.phase.is_held()) {
                     self.unwant(*instance, *purpose);
                 }
                 self.set_phase(*instance, Phase::Stopping, |i| {
@@ -184,7 +184,7 @@ impl AppState {
     }
 
     fn observed(&mut self, key: InstanceKey, fact: &Fact) {
-        let Some(phase) = self.instances.get(&key).map(|i| i.phase) else { return };
+        let Some(phase) = self.instance(key).map(|i| i.phase) else { return };
         match fact {
             Fact::Started { pid, address, incarnation } => {
                 self.change(key, |i, _| {

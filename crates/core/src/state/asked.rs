@@ -87,9 +87,10 @@ impl AppState {
     pub(super) fn forget_old(&mut self) {
         let Some(limit) = self.settings.as_ref().map(|s| s.rollout.history_limit) else { return };
         let in_use: BTreeSet<RevisionNumber> = self
-            .instances
-            .keys()
-            .map(|key| key.revision)
+            .books
+            .iter()
+            .filter(|(_, book)| book.counts.live() > 0)
+            .map(|(revision, _)| *revision)
             .chain(self.target)
             .chain(self.base)
             // The newest, so that its number is never given again.

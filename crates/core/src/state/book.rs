@@ -6,6 +6,7 @@ use crate::Millis;
 use crate::ids::InstanceKey;
 
 use super::instance::{Instance, Phase};
+use super::slab::Slab;
 
 /// What decisions count. Every live instance is in exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +108,7 @@ impl Counts {
 
 #[derive(Debug, Clone, Default)]
 pub struct Book {
+    pub(super) instances: Slab,
     /// By age within each class: (born, key).
     members: [BTreeSet<(u64, InstanceKey)>; 9],
     pub(super) counts: Counts,
@@ -187,6 +189,7 @@ pub struct Slots {
     /// Freed ones below `next`.
     free: BTreeSet<u32>,
     next: u32,
+    /// Of the places that were tried more than once, how often.
     attempts: BTreeMap<u32, u32>,
     /// Failures in a row, until an instance there stayed up.
     failures: BTreeMap<u32, u32>,
@@ -221,12 +224,7 @@ impl Slots {
     /// The next `n` places to start in, lowest first, with the attempt each would be.
     pub fn offer(&self, n: u32) -> impl Iterator<Item = (u32, u32)> {
         let fresh = self.next..self.next.saturating_add(n);
-        self.free
-            .iter()
-            .copied()
-            .chain(fresh)
-            .take(n as usize)
-            .map(|slot| (slot, self.attempts.get(&slot).map_or(1, |tried| tried + 1)))
+        self.free.iter().copied().chain(fresh).take(n as usize).map(|slot| (slot, self.tried(slot) + 1))
     }
 
     pub fn in_backoff(&self) -> u32 {
@@ -244,7 +242,9 @@ impl Slots {
         }
         self.free.remove(&slot);
         self.backoff.remove(&slot);
-        self.attempts.insert(slot, attempt);
+        if attempt > 1 {
+            self.attempts.insert(slot, attempt);
+        }
     }
 
     /// Notes a failure: 0.5 s, 1 s, 2 s … 60 s until the next try; at once when it had been serving before.
@@ -273,12 +273,16 @@ impl Slots {
 
     /// Whether the place was ever taken.
     pub fn is_known(&self, slot: u32) -> bool {
-        self.attempts.contains_key(&slot)
+        self.tried(slot) > 0
     }
 
     /// The attempt that would be next in this place, if it is free to be tried.
     pub fn next_attempt(&self, slot: u32) -> Option<u32> {
-        self.free.contains(&slot).then(|| self.attempts.get(&slot).map_or(1, |tried| tried + 1))
+        self.free.contains(&slot).then(|| self.tried(slot) + 1)
+    }
+
+    fn tried(&self, slot: u32) -> u32 {
+        self.attempts.get(&slot).copied().unwrap_or(u32::from((1..self.next).contains(&slot)))
     }
 
     /// A person asked for it: what failed there before does not make it wait.

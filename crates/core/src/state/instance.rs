@@ -1,5 +1,7 @@
 //! One instance as the journal knows it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
@@ -63,12 +65,12 @@ pub struct Instance {
     pub(super) drained: Option<DrainProof>,
     pub(super) stop_purpose: Option<StopPurpose>,
     pub(super) cut: bool,
-    pub(super) failure: Option<FailureCause>,
+    pub(super) failure: Option<Box<FailureCause>>,
     /// Its process ended; only the cleaning-up is left.
     pub(super) exited: bool,
     pub(super) pid: Option<u32>,
-    pub(super) address: Option<String>,
-    pub(super) incarnation: Option<String>,
+    pub(super) address: Option<Arc<str>>,
+    pub(super) incarnation: Option<Arc<str>>,
     /// When its timer fires, by kind; to be able to cancel it.
     pub(super) timer: Option<(Millis, super::timers::Timer)>,
 }
@@ -131,7 +133,7 @@ impl Instance {
         self.cut
     }
     pub fn failure(&self) -> Option<&FailureCause> {
-        self.failure.as_ref()
+        self.failure.as_deref()
     }
     pub fn has_exited(&self) -> bool {
         self.exited
@@ -139,11 +141,11 @@ impl Instance {
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
-    pub fn address(&self) -> Option<&str> {
-        self.address.as_deref()
+    pub fn address(&self) -> Option<&Arc<str>> {
+        self.address.as_ref()
     }
-    pub fn incarnation(&self) -> Option<&str> {
-        self.incarnation.as_deref()
+    pub fn incarnation(&self) -> Option<&Arc<str>> {
+        self.incarnation.as_ref()
     }
 
     /// When `min_healthy_time` will have passed; None once it has, or while not ready.

@@ -26,7 +26,7 @@ impl AppState {
     }
 
     pub(super) fn start(&mut self, key: InstanceKey, purpose: StartPurpose) {
-        if self.instances.contains_key(&key) {
+        if self.at_place(key.revision, key.slot).is_some() {
             return;
         }
         self.births += 1;
@@ -44,7 +44,7 @@ impl AppState {
             }
             StartPurpose::Repair => {}
         }
-        self.instances.insert(key, instance);
+        book.instances.insert(key.slot, instance);
         self.note_asked_start(key, purpose);
         let deadline = self.now + self.settings.as_ref().map_or(0, |s| s.rollout.healthy_deadline_ms);
         self.set_timer(key, deadline, Timer::Overdue(key));
@@ -85,7 +85,7 @@ impl AppState {
         if phase != Phase::Ready {
             return;
         }
-        let Some(instance) = self.instances.get(&key) else { return };
+        let Some(instance) = self.instance(key) else { return };
         let after_ms = instance.ready_since.map_or(0, |since| self.now - since);
         let too_soon = !instance.matured;
         self.cancel_timer(key);
@@ -110,14 +110,14 @@ impl AppState {
     }
 
     pub(super) fn fail(&mut self, key: InstanceKey, cause: FailureCause, exited: bool) {
-        let Some(instance) = self.instances.get(&key) else { return };
+        let Some(instance) = self.instance(key) else { return };
         let (had_served, after_ms) = (instance.ever_available, self.now - instance.phase_started_at());
         let now = self.now;
         let steady = instance.ready_since.is_some_and(|since| now - since >= Slots::STEADY_MS);
         self.cancel_timer(key);
         self.overdue.remove(&key);
         self.set_phase(key, Phase::Failed, |i| {
-            i.failure = Some(cause.clone());
+            i.failure = Some(Box::new(cause.clone()));
             i.exited = exited;
             i.routed = false;
         });
@@ -148,10 +148,14 @@ impl AppState {
         self.overdue.remove(&key);
         self.stoppable.remove(&key);
         let needs_route = self.needs_route();
-        let Some(instance) = self.instances.remove(&key) else { return };
-        let class = Class::of(&instance, needs_route);
-        self.totals.take(class);
-        if let Some(book) = self.books.get_mut(&key.revision) {
+        if self.instance(key).is_none() {
+            return;
+        }
+        if let Some(book) = self.books.get_mut(&key.revision)
+            && let Some(instance) = book.instances.remove(key.slot)
+        {
+            let class = Class::of(&instance, needs_route);
+            self.totals.take(class);
             book.remove(class, instance.born, key);
             book.coming -= u32::from(instance.asked && class == Class::Starting);
             book.ready -= u32::from(instance.phase == Phase::Ready);
@@ -165,7 +169,8 @@ impl AppState {
     /// Changes an instance and moves it in the books.
     pub(super) fn change(&mut self, key: InstanceKey, with: impl FnOnce(&mut Instance, Millis)) {
         let needs_route = self.needs_route();
-        let Some(instance) = self.instances.get_mut(&key) else { return };
+        let Some(book) = self.books.get_mut(&key.revision) else { return };
+        let Some(instance) = book.instances.get_mut(key.slot).filter(|i| i.key == key) else { return };
         let (before, was_ready) = (Class::of(instance, needs_route), instance.phase == Phase::Ready);
         let was_routed = was_ready && instance.routed;
         with(instance, self.now);
@@ -173,7 +178,6 @@ impl AppState {
         let is_routed = is_ready && instance.routed;
         instance.ever_available |= after == Class::Available;
         let (born, asked) = (instance.born, instance.asked);
-        let book = self.books.entry(key.revision).or_default();
         if before != after {
             let comes = |class| u32::from(asked && class == Class::Starting);
             book.coming = book.coming + comes(after) - comes(before);
@@ -205,13 +209,13 @@ impl AppState {
     pub(super) fn set_timer(&mut self, key: InstanceKey, at: Millis, timer: Timer) {
         self.cancel_timer(key);
         self.timers.set(at, timer);
-        if let Some(instance) = self.instances.get_mut(&key) {
+        if let Some(instance) = self.instance_mut(key) {
             instance.timer = Some((at, timer));
         }
     }
 
     pub(super) fn cancel_timer(&mut self, key: InstanceKey) {
-        if let Some((at, timer)) = self.instances.get_mut(&key).and_then(|i| i.timer.take()) {
+        if let Some((at, timer)) = self.instance_mut(key).and_then(|i| i.timer.take()) {
             self.timers.cancel(at, timer);
         }
     }
@@ -221,21 +225,23 @@ impl AppState {
         let needs_route = self.needs_route();
         let wait = self.settings.as_ref().map_or(0, |s| s.rollout.min_healthy_time_ms);
         self.totals = super::Counts::default();
+        let now = self.now;
         for book in self.books.values_mut() {
             book.clear_members();
-        }
-        let now = self.now;
-        for (key, instance) in &mut self.instances {
-            if instance.phase == Phase::Ready
-                && !instance.matured
-                && instance.ready_since.is_some_and(|s| s + wait <= now)
-            {
-                instance.matured = true;
+            let mut instances = std::mem::take(&mut book.instances);
+            for instance in instances.iter_mut() {
+                if instance.phase == Phase::Ready
+                    && !instance.matured
+                    && instance.ready_since.is_some_and(|s| s + wait <= now)
+                {
+                    instance.matured = true;
+                }
+                let class = Class::of(instance, needs_route);
+                instance.ever_available |= class == Class::Available;
+                book.insert(class, instance.born, instance.key);
+                self.totals.add(class);
             }
-            let class = Class::of(instance, needs_route);
-            instance.ever_available |= class == Class::Available;
-            self.books.entry(key.revision).or_default().insert(class, instance.born, *key);
-            self.totals.add(class);
+            book.instances = instances;
         }
         if self.open_rollout().is_none() && !self.down {
             let desired = self.budget().desired;

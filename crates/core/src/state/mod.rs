@@ -9,11 +9,13 @@ mod lives;
 mod places;
 mod request;
 mod rollout;
+mod slab;
 mod timers;
 mod turns;
 mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::Millis;
 use crate::event::Fact;
@@ -45,7 +47,6 @@ pub struct AppState {
     down: bool,
     /// Since a reboot, until the base is at full strength again.
     recovering_since: Option<Millis>,
-    instances: BTreeMap<InstanceKey, Instance>,
     books: BTreeMap<RevisionNumber, Book>,
     totals: Counts,
     births: u64,
@@ -70,7 +71,6 @@ impl AppState {
             rollouts: BTreeMap::new(),
             down: false,
             recovering_since: None,
-            instances: BTreeMap::new(),
             books: BTreeMap::new(),
             totals: Counts::default(),
             births: 0,
@@ -100,6 +100,12 @@ impl AppState {
         self.revisions
             .get(&number)
             .map_or_else(|| format!("revision {number}"), |r| r.template.version.to_string())
+    }
+    /// The same, shared.
+    pub fn label_of(&self, number: RevisionNumber) -> Arc<str> {
+        self.revisions
+            .get(&number)
+            .map_or_else(|| format!("revision {number}").into(), |r| r.template.version.shared())
     }
     pub fn target(&self) -> Option<RevisionNumber> {
         self.target
@@ -144,10 +150,10 @@ impl AppState {
         self.last_rollout().is_some_and(|r| matches!(r.state, RolloutState::Paused | RolloutState::Failed))
     }
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.values()
+        self.books.values().flat_map(|book| book.instances.iter())
     }
     pub fn instance(&self, key: InstanceKey) -> Option<&Instance> {
-        self.instances.get(&key)
+        self.books.get(&key.revision)?.instances.get(key.slot).filter(|i| i.key == key)
     }
     pub fn books(&self) -> &BTreeMap<RevisionNumber, Book> {
         &self.books
@@ -177,8 +183,10 @@ impl AppState {
     }
     /// Whatever attempt stands in that place now.
     pub fn at_place(&self, revision: RevisionNumber, slot: u32) -> Option<&Instance> {
-        let key = |attempt| InstanceKey { revision, slot, attempt };
-        self.instances.range(key(0)..=key(u32::MAX)).next().map(|(_, instance)| instance)
+        self.books.get(&revision)?.instances.get(slot)
+    }
+    fn instance_mut(&mut self, key: InstanceKey) -> Option<&mut Instance> {
+        self.books.get_mut(&key.revision)?.instances.get_mut(key.slot).filter(|i| i.key == key)
     }
     pub fn is_available(&self, key: InstanceKey) -> bool {
         self.instance(key).is_some_and(|i| i.is_available(self.needs_route()))

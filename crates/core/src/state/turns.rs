@@ -4,6 +4,7 @@ use crate::event::{Outcome, PauseCause};
 use crate::ids::{RevisionNumber, RolloutId};
 
 use super::AppState;
+use super::instance::Instance;
 use super::rollout::{Rollout, RolloutState};
 use super::timers::Timer;
 
@@ -97,7 +98,7 @@ impl AppState {
 
     /// Nothing of the last boot is left: held ones failed with it, the others are gone.
     pub(super) fn rebooted(&mut self) {
-        let keys: Vec<_> = self.instances.keys().copied().collect();
+        let keys: Vec<_> = self.instances().map(Instance::key).collect();
         for key in keys {
             self.remove(key);
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::ids::RevisionNumber;
+
 use super::AppState;
 use super::rollout::{Progress, RolloutState};
 use super::timers::Timer;
@@ -32,25 +34,29 @@ impl AppState {
         }
     }
 
+    fn routed(&self) -> BTreeMap<RevisionNumber, u32> {
+        self.books.iter().map(|(r, book)| (*r, book.routed)).filter(|(_, n)| *n > 0).collect()
+    }
+
     /// What is true after every event: low and high water, the mix, the progress clock.
     pub(super) fn keep_watermarks(&mut self) {
         let (available, live, now) = (self.totals.available(), self.totals.live(), self.now);
         let target = self.counts_of(self.target);
         let others_live = live - target.live();
-        let routed: BTreeMap<_, _> =
-            self.books.iter().map(|(r, book)| (*r, book.routed)).filter(|(_, n)| *n > 0).collect();
-        let new = self.target.and_then(|t| routed.get(&t).copied()).unwrap_or(0);
-        let old = routed.values().sum::<u32>() - new;
+        let new = self.target.and_then(|t| self.books.get(&t)).map_or(0, |b| b.routed);
+        let old = self.books.values().map(|b| b.routed).sum::<u32>() - new;
+        let rank = (old.min(new), old + new);
+        // Only a new peak is worth the list of it.
+        let peak = self.open_rollout().filter(|r| rank > r.peak_rank).map(|_| self.routed());
         let in_backoff = self.target.and_then(|t| self.books.get(&t)).map_or(0, |b| b.slots.in_backoff());
         let on_its_way = target.held() > target.available() || in_backoff > 0;
         let deadline = self.settings.as_ref().map_or(0, |s| s.rollout.progress_deadline_ms);
         let Some(rollout) = self.open_rollout_mut() else { return };
         rollout.lowest_available = rollout.lowest_available.min(available);
         rollout.highest_total = rollout.highest_total.max(live);
-        let rank = (old.min(new), old + new);
-        if rank > rollout.peak_rank {
+        if let Some(peak) = peak {
             rollout.peak_rank = rank;
-            rollout.peak_mix = routed;
+            rollout.peak_mix = peak;
         }
         let progress = &mut rollout.progress;
         if target.available() > progress.best_available || others_live < progress.lowest_others {

@@ -63,8 +63,8 @@ pub(super) async fn run(job: Arc<Job>, mut wish: watch::Receiver<Wish>) {
             if wish.borrow().stop.is_none() {
                 job.say(Fact::Started {
                     pid: record.child_pid,
-                    address: Some(record.address.clone()),
-                    incarnation: record.incarnation.clone(),
+                    address: Some(record.address.as_str().into()),
+                    incarnation: record.incarnation.as_str().into(),
                 });
             }
             job.live(&record, &mut wish).await;

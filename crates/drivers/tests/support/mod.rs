@@ -203,7 +203,7 @@ impl World {
         self.wait(instance, "start", |fact| match fact {
             Fact::Started { pid, address: Some(address), incarnation } => {
                 let port = address.strip_prefix("127.0.0.1:").unwrap().parse().unwrap();
-                Some((*pid, port, incarnation.clone()))
+                Some((*pid, port, incarnation.to_string()))
             }
             _ => None,
         })

@@ -272,7 +272,7 @@ fn instance_status(state: &AppState, instance: &Instance, traffic: &Traffic) -> 
         id: instance.key().name(state.app()),
         revision: instance.key().revision.0,
         phase: instance.phase(),
-        address: instance.address().map(str::to_owned),
+        address: instance.address().map(|a| a.to_string()),
         pid: instance.pid().filter(|_| !instance.has_exited()),
         in_flight: traffic.in_flight.get(&instance.key()).copied(),
         available: is_available(state, instance),

@@ -82,8 +82,11 @@ impl Driver for Processes {
                 *world.ever_started.entry(key).or_default() += 1;
                 world.running.insert(key);
             }
-            let started =
-                Fact::Started { pid: 1, address: Some("127.0.0.1:1".into()), incarnation: format!("{key}") };
+            let started = Fact::Started {
+                pid: 1,
+                address: Some("127.0.0.1:1".into()),
+                incarnation: format!("{key}").into(),
+            };
             let facts = if world.silent { vec![started] } else { vec![started, Fact::Ready] };
             for fact in facts {
                 world.reports.push(Report::Seen { app: app(), instance: key, fact });

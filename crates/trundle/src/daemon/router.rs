@@ -178,8 +178,8 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
     let endpoints = known.routes.values().filter_map(|route| {
         Some(proxy::Endpoint {
             id: route.instance.name(name),
-            incarnation: route.incarnation.clone(),
-            version: route.version.clone(),
+            incarnation: route.incarnation.to_string(),
+            version: route.version.to_string(),
             revision: route.instance.revision.0,
             address: route.address.parse().ok()?,
             weight: 1,
@@ -330,7 +330,7 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
             let Ok((app, key)) = InstanceKey::read_name(&id) else { return };
             let drains =
                 traffic.tables().apps.get(&app).and_then(|known| known.routes.get(&key)).is_some_and(
-                    |route| route.incarnation == incarnation && route.state == RouteState::Draining,
+                    |route| *route.incarnation == *incarnation && route.state == RouteState::Draining,
                 );
             if drains {
                 seen(traffic, &app, key, Fact::Drained { proof: DrainProof::Proven });
