@@ -86,7 +86,7 @@ impl World {
     /// As the engine does: a rollout is counted as it begins and as it ends.
     fn count(&mut self) {
         if let Some(total) = self.counted {
-            self.note(Event::Counted { requests: Requests { total, ..Requests::default() } });
+            self.note(Event::Counted { requests: Box::new(Requests { total, ..Requests::default() }) });
         }
     }
 
@@ -141,8 +141,8 @@ impl World {
     }
 
     fn started(&mut self, instance: InstanceKey) {
-        let address = Some("127.0.0.1:1".to_owned());
-        self.see(instance, Fact::Started { pid: 1, address, incarnation: instance.to_string() });
+        let address = Some("127.0.0.1:1".into());
+        self.see(instance, Fact::Started { pid: 1, address, incarnation: instance.to_string().into() });
         let version = self.app().state.version_of(instance.revision);
         if self.sick != Some(version.as_str()) {
             self.see(instance, Fact::Ready);

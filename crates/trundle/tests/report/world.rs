@@ -79,7 +79,7 @@ impl World {
 
     fn count(&mut self) {
         let requests = Requests { total: self.counted, ..Requests::default() };
-        self.note(Event::Counted { requests });
+        self.note(Event::Counted { requests: Box::new(requests) });
         self.counted += 7;
     }
 
@@ -90,15 +90,18 @@ impl World {
             self.note(Event::Decided(action.clone()));
             match action {
                 Action::Start { instance, .. } => {
-                    let address = Some("127.0.0.1:1".to_owned());
-                    self.see(instance, Fact::Started { pid: 1, address, incarnation: instance.to_string() });
+                    let address = Some("127.0.0.1:1".into());
+                    self.see(
+                        instance,
+                        Fact::Started { pid: 1, address, incarnation: instance.to_string().into() },
+                    );
                     if !sick {
                         self.see(instance, Fact::Ready);
                         self.see(instance, Fact::Routed(true));
                     }
                 }
                 Action::Fail { instance, .. } => {
-                    self.note(Event::Evidence { instance, evidence: evidence() })
+                    self.note(Event::Evidence { instance, evidence: Box::new(evidence()) })
                 }
                 Action::Conclude { .. } => self.count(),
                 _ => {}
