@@ -247,17 +247,20 @@ impl Slots {
         }
     }
 
-    /// Notes a failure: 0.5 s, 1 s, 2 s … 60 s until the next try; at once when it had been serving before.
-    pub(super) fn fail(&mut self, slot: u32, had_served: bool, now: Millis) {
+    /// Notes a failure: 0.5 s, 1 s, 2 s … 60 s until the next try; at once when it had been serving before. Answers until
+    /// when the place must wait.
+    pub(super) fn fail(&mut self, slot: u32, had_served: bool, now: Millis) -> Option<Millis> {
         let in_a_row = self.failures.entry(slot).or_insert(0);
         let wait = match (had_served, *in_a_row) {
             (true, 0) => 0,
             (_, n) => (Self::BACKOFF_FIRST_MS << n.min(7)).min(Self::BACKOFF_MOST_MS),
         };
         *in_a_row += 1;
-        if wait > 0 {
-            self.penalty.insert(slot, now + wait);
+        if wait == 0 {
+            return None;
         }
+        self.penalty.insert(slot, now + wait);
+        Some(now + wait)
     }
 
     pub(super) fn forgive(&mut self, slot: u32) {
@@ -306,26 +309,27 @@ impl Slots {
         self.free.extend(vacant.map(|(slot, _)| slot));
     }
 
-    /// The instance is gone: answers until when the place must wait.
-    pub(super) fn release(&mut self, slot: u32, now: Millis) -> Option<Millis> {
+    /// The instance is gone.
+    pub(super) fn release(&mut self, slot: u32, now: Millis) {
         if let Some(vacant) = self.closed.get_mut(&slot) {
             *vacant = true;
-            return None;
+            return;
         }
         match self.penalty.remove(&slot) {
             Some(at) if at > now => {
                 self.backoff.insert(slot, at);
-                Some(at)
             }
             Some(_) | None => {
                 self.free.insert(slot);
-                None
             }
         }
     }
 
-    /// The wait is over.
+    /// The wait is over, also where a failed one is kept for inspection: it must not hold back another place for ever.
     pub(super) fn reopen(&mut self, slot: u32, now: Millis) {
+        if self.penalty.get(&slot).is_some_and(|at| *at <= now) {
+            self.penalty.remove(&slot);
+        }
         if self.backoff.get(&slot).is_some_and(|at| *at <= now) {
             self.backoff.remove(&slot);
             self.free.insert(slot);

@@ -125,7 +125,9 @@ impl AppState {
             if steady {
                 book.slots.forgive(key.slot);
             }
-            book.slots.fail(key.slot, had_served, now);
+            if let Some(until) = book.slots.fail(key.slot, had_served, now) {
+                self.timers.set(until, Timer::Backoff(key.revision, key.slot));
+            }
         }
         if let Some(rollout) = self.open_rollout_mut()
             && rollout.target() == key.revision
@@ -160,9 +162,7 @@ impl AppState {
             book.coming -= u32::from(instance.asked && class == Class::Starting);
             book.ready -= u32::from(instance.phase == Phase::Ready);
             book.routed -= u32::from(instance.phase == Phase::Ready && instance.routed);
-            if let Some(until) = book.slots.release(key.slot, self.now) {
-                self.timers.set(until, Timer::Backoff(key.revision, key.slot));
-            }
+            book.slots.release(key.slot, self.now);
         }
     }
 
