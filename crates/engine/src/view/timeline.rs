@@ -1,7 +1,7 @@
 //! What happened in one rollout, moment by moment: where each instance stood, how many were available, and every line with
 //! its why. A fold of the journal that was written, so a page made of it shows what was, not what was meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trundle_core::Millis;
 use trundle_core::decide::{Moves, moves};
@@ -134,6 +134,8 @@ struct Walk {
     /// The last entry on both clocks: between two entries they go alike.
     at_ms: Millis,
     wall_ms: u64,
+    /// When an instance that was looked at changes by time alone.
+    maturing: BTreeSet<(Millis, InstanceKey)>,
     /// The decision whose actions are being written.
     decision: Option<Moves>,
 }
@@ -147,6 +149,7 @@ impl Walk {
             order: Vec::new(),
             at_ms: 0,
             wall_ms: 0,
+            maturing: BTreeSet::new(),
             decision: None,
         }
     }
@@ -174,7 +177,10 @@ impl Walk {
             let wall = (self.wall_ms + due.saturating_sub(self.at_ms)).min(wall_ms.max(self.wall_ms));
             self.begin_at(wall);
             self.state.advance(due);
-            self.note(wall, None);
+            while let Some((_, key)) = self.maturing.first().copied().filter(|(at, _)| *at <= due) {
+                self.maturing.pop_first();
+                self.note(wall, Some(key));
+            }
         }
         self.begin_at(wall_ms);
         self.state.advance(at_ms);
@@ -213,7 +219,9 @@ impl Walk {
     }
 
     fn see(&mut self, key: InstanceKey, wall_ms: u64) {
-        let now = self.state.instance(key).map(|instance| stage(&self.state, instance));
+        let instance = self.state.instance(key);
+        let now = instance.map(|instance| stage(&self.state, instance));
+        self.maturing.extend(instance.and_then(Instance::matures_at).map(|at| (at, key)));
         let open =
             self.lives.get_mut(&key).and_then(|life| life.stays.last_mut()).filter(|stay| stay.is_open());
         if let Some(stay) = open {

@@ -79,7 +79,7 @@ pub fn capacity(m: &mut Markup, evidence: &Evidence, canvas: &Canvas, top: f64) 
     for value in scale.ticks() {
         canvas.level(m, scale.y(value), value);
     }
-    // Behind the available ones: what is seen of it starts or leaves.
+    // Behind the available ones: what is seen of it starts, leaves or failed.
     let live = levels.iter().map(|level| (time.x(level.at_ms), bottom, scale.y(f64::from(level.live))));
     m.empty("path", &[("class", &"live"), ("d", &steps::area(&live.collect::<Vec<_>>(), canvas.right))]);
     for (n, role) in evidence.cast.iter().enumerate() {

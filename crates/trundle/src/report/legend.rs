@@ -39,7 +39,7 @@ pub fn capacity_items(evidence: &Evidence) -> Vec<Item> {
     let mut items = cast(evidence, |revision| {
         evidence.timeline.levels.iter().any(|level| level.available.contains_key(&revision))
     });
-    items.push(Item { class: "live".into(), shape: Shape::Bar, words: "starting or leaving".into() });
+    items.push(Item { class: "live".into(), shape: Shape::Bar, words: "alive, not available".into() });
     items.push(Item {
         class: "bound".into(),
         shape: Shape::Line,
