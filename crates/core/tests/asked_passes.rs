@@ -1,0 +1,122 @@
+//! One pass of the decision after a person asked for something in a pause: each move and each sentence, as a table.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Fate, World, settings};
+use trundle_core::decide::decide;
+use trundle_core::event::{Exit, Fact};
+use trundle_core::ids::InstanceKey;
+use trundle_core::limits::CountOrPercent;
+use trundle_core::state::{Class, Phase, Request};
+
+/// Eight of 1 at one extra and one missing, paused with three new ones of which the last was never ready.
+fn paused(surge: u32, unavailable: u32) -> (World, InstanceKey) {
+    let mut world = World::with(settings(8, |r| {
+        r.max_surge = Some(CountOrPercent::Count(surge));
+        r.max_unavailable = Some(CountOrPercent::Count(unavailable));
+    }));
+    world.fate = Box::new(|key, nth| if key.revision.0 == 2 && nth == 3 { Fate::Never } else { Fate::Ready });
+    world.deploy("2");
+    world.run();
+    while world.step() {}
+    world.fate = Box::new(|_, _| Fate::Ready);
+    let failed = world.state.instances().find(|i| i.phase() == Phase::Failed).unwrap().key();
+    (world, failed)
+}
+
+/// What the request alone brings about: how many start and how many leave, and the sentences that say so.
+fn first_pass(world: &mut World, request: Request) -> (usize, usize, Vec<String>) {
+    for command in world.state.permit(&request).unwrap().commands {
+        world.command(command);
+    }
+    let decision = decide(&world.state);
+    let start = |a: &&trundle_core::event::Action| matches!(a, trundle_core::event::Action::Start { .. });
+    let starts = decision.actions.iter().filter(start).count();
+    let moves = ["starts", "takes", "tries"];
+    let said = decision.reasons.iter().map(|r| r.text()).filter(|t| moves.iter().any(|m| t.starts_with(m)));
+    (starts, decision.actions.len() - starts, said.collect())
+}
+
+#[test]
+fn every_share_is_said_with_its_revision_and_its_number() {
+    let shares = |to| {
+        let (mut world, _) = paused(0, 1);
+        first_pass(&mut world, Request::Scale(to))
+    };
+    let of = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        shares(16),
+        (
+            8,
+            0,
+            of(&[
+                "starts 5 of revision 1: its share of more replicas",
+                "starts 3 of revision 2: its share of more replicas"
+            ])
+        )
+    );
+    assert_eq!(
+        shares(4),
+        (
+            0,
+            3,
+            of(&[
+                "takes out 2 of revision 1: its share of fewer replicas",
+                "takes out 1 of revision 2: its share of fewer replicas"
+            ])
+        )
+    );
+}
+
+#[test]
+fn a_place_that_is_left_out_gets_its_base_in_the_same_pass_and_says_so() {
+    let (mut world, failed) = paused(1, 0);
+    world.see(failed, Fact::Exited(Exit { code: Some(1), signal: None }));
+    while world.step() {}
+    let (starts, leaves, said) = first_pass(&mut world, Request::Skip(failed));
+    assert_eq!((starts, leaves), (1, 0));
+    assert_eq!(said, ["starts 1 of revision 1 in place of what was left out (1)"]);
+    world.settle();
+    let again = decide(&world.state);
+    assert!(again.reasons.iter().all(|r| !r.text().contains("left out")), "said once: {:?}", again.reasons);
+}
+
+#[test]
+fn only_as_many_sound_ones_are_left_out_at_once_as_can_be_spared() {
+    let (mut world, _) = paused(2, 2);
+    let sound = world.ready_of(2);
+    assert!(sound.len() >= 2, "{sound:?}");
+    let before = world.state.totals().available();
+    for key in &sound[..2] {
+        for command in world.state.permit(&Request::Skip(*key)).unwrap().commands {
+            world.command(command);
+        }
+    }
+    world.settle();
+    let floor = world.state.budget().floor();
+    let after = world.state.totals().available();
+    assert_eq!(after, floor.max(before - 2), "as many as can be spared, and no more");
+    assert!(world.state.totals().of(Class::Draining) > 0);
+}
+
+#[test]
+fn retry_leaves_other_failed_ones_where_they_are() {
+    let mut world = World::with(settings(4, |r| {
+        r.max_surge = Some(CountOrPercent::Count(2));
+        r.max_unavailable = Some(CountOrPercent::Count(0));
+        r.max_failures = CountOrPercent::Count(2);
+    }));
+    world.fate = Box::new(|key, _| if key.revision.0 == 2 { Fate::Never } else { Fate::Ready });
+    world.deploy("2");
+    world.run();
+    while world.step() {}
+    let kept: Vec<_> =
+        world.state.instances().filter(|i| i.phase() == Phase::Failed).map(|i| i.key()).collect();
+    assert_eq!(kept.len(), 2);
+    let (starts, leaves, said) = first_pass(&mut world, Request::Retry(kept[0]));
+    assert_eq!((starts, leaves, said.as_slice()), (0, 1, ["takes away web-2-1".to_owned()].as_slice()));
+    world.settle();
+    assert_eq!(world.state.instance(kept[1]).map(|i| i.phase()), Some(Phase::Failed), "it is kept");
+}
