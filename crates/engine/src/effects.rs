@@ -15,6 +15,9 @@ use crate::ports::{Kept, Route, RouteState};
 pub struct Shape {
     pub process: Option<ProcessShape>,
     pub route: Option<RouteState>,
+    /// It was out of the table by what was seen since, so that even the same has to be told again: one that turns unready
+    /// and ready within a turn would else wait for an acknowledgement of nothing.
+    pub doubtful: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,14 @@ impl Told {
     pub fn of(&self, key: InstanceKey) -> Shape {
         let told = self.0.get(&key.revision).and_then(|places| places.get(key.slot as usize));
         told.filter(|(attempt, _)| *attempt == key.attempt).map(|(_, shape)| *shape).unwrap_or_default()
+    }
+
+    /// Nobody can tell any more how it is routed.
+    pub fn doubt(&mut self, key: InstanceKey) {
+        let shape = self.of(key);
+        if shape.route.is_some() {
+            self.set(key, Shape { doubtful: true, ..shape });
+        }
     }
 
     /// Revisions that the state has forgotten.
@@ -53,7 +64,11 @@ impl Told {
 
 /// Of one that is gone nothing is wanted.
 pub fn shape(instance: Option<&Instance>) -> Shape {
-    instance.map_or(Shape::default(), |i| Shape { process: Some(process_shape(i)), route: route_state(i) })
+    instance.map_or(Shape::default(), |i| Shape {
+        process: Some(process_shape(i)),
+        route: route_state(i),
+        doubtful: false,
+    })
 }
 
 fn process_shape(instance: &Instance) -> ProcessShape {
@@ -105,7 +120,7 @@ impl Changes {
         if now.process != told.process {
             self.process(key, now.process);
         }
-        if now.route != told.route {
+        if now.route != told.route || told.doubtful {
             match route(state, key, instance, now.route) {
                 Some(route) => self.routes.push(route),
                 None => self.unrouted.push(key),

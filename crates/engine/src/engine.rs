@@ -8,7 +8,7 @@ use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants::{self, Violation, Witness};
 use trundle_core::settings::Listen;
-use trundle_core::state::{AppState, Class, Phase, Refusal, Request, RolloutState, Step};
+use trundle_core::state::{AppState, Class, Instance, Phase, Refusal, Request, RolloutState, Step};
 
 use crate::chronicle::Chronicle;
 use crate::effects::{self, Changes, Shape, Told};
@@ -118,7 +118,14 @@ pub fn fold_all(entries: &[Entry]) -> BTreeMap<AppName, App> {
 
 fn fold<'a>(apps: &'a mut BTreeMap<AppName, App>, entry: &Entry) -> &'a App {
     let app = apps.entry(entry.app.clone()).or_insert_with(|| App::new(entry.app.clone()));
+    let routed = |state: &AppState| {
+        entry.event.instance().filter(|key| state.instance(*key).is_some_and(Instance::is_routed))
+    };
+    let was_routed = routed(&app.state);
     app.state.apply(entry.at_ms, &entry.event);
+    if let Some(key) = was_routed.filter(|_| routed(&app.state).is_none()) {
+        app.told.doubt(key);
+    }
     app.touched.extend(entry.event.instance());
     app.chronicle.note(entry, &app.state);
     app
@@ -424,13 +431,10 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         app.touched.sort_unstable();
         app.touched.dedup();
         for key in &app.touched {
-            let told = app.told.of(*key).route;
+            let told = app.told.of(*key);
             let instance = app.state.instance(*key);
             let now = effects::shape(instance).route;
-            if told == Some(RouteState::Routed) && now != told {
-                return;
-            }
-            if now == Some(RouteState::Routed) && now != told {
+            if now == Some(RouteState::Routed) && (now != told.route || told.doubtful) {
                 routes.extend(effects::route(&app.state, *key, instance, now));
             }
         }
@@ -439,7 +443,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         }
         for route in &routes {
             let shape = app.told.of(route.instance);
-            app.told.set(route.instance, Shape { route: Some(route.state), ..shape });
+            app.told.set(route.instance, Shape { route: Some(route.state), doubtful: false, ..shape });
         }
         self.fence.n += 1;
         let listen = effects::listen(&app.state);

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 
 use common::{World, app, daemon, deploy, outcome, run};
+use trundle_core::event::Fact;
 use trundle_core::state::{Request, RolloutState};
 use trundle_engine::Input;
 use trundle_engine::audit::audit;
@@ -140,4 +141,16 @@ fn a_daemon_that_dies_again_and_again_still_sees_a_deadline_pass() {
         engine.turn(began + 300, 0, vec![]);
     }
     assert_eq!(outcome(&engine).0, RolloutState::Paused);
+}
+
+/// It would wait for ever for an acknowledgement: the router was told nothing new.
+#[test]
+fn one_that_turns_unready_and_ready_within_a_turn_is_routed_again() {
+    let world = World::default();
+    let mut engine = daemon(&world, "boot");
+    run(&mut engine, &world, vec![deploy("1")], usize::MAX);
+    let key = *world.borrow().routed.first().unwrap();
+    let seen = |fact| Input::Report(Report::Seen { app: app(), instance: key, fact });
+    run(&mut engine, &world, vec![seen(Fact::Unready), seen(Fact::Ready)], usize::MAX);
+    assert!(engine.apps()[&app()].state.is_available(key));
 }

@@ -16,4 +16,4 @@ pub use setup::Setup;
 pub use spread::Spread;
 pub use store::{CrashAt, Disk};
 pub use trace::Trace;
-pub use world::{Fate, World};
+pub use world::{Fate, Fates, World};

@@ -78,11 +78,13 @@ impl Sim {
     /// A daemon begins: the first, or the next one.
     ///
     /// # Errors
-    /// When the journal cannot be read.
+    /// When the journal cannot be read, or it dies over its first write.
     pub fn start_daemon(&mut self) -> Result<(), JournalError> {
         let handle = Handle(Rc::clone(&self.world));
         let boot = format!("boot {}", self.boot);
-        let engine = Engine::recover(self.disk.clone(), handle.clone(), handle, &boot, self.now())?;
+        let recovered = Engine::recover(self.disk.clone(), handle.clone(), handle, &boot, self.now());
+        self.disk.take_crash();
+        let engine = recovered?;
         self.engine = Some(engine);
         self.turn(Vec::new());
         Ok(())
@@ -136,10 +138,20 @@ impl Sim {
         answers.try_recv().unwrap_or_else(|_| Err(Denied::Refused(Refusal("no daemon answers".to_owned()))))
     }
 
+    /// When something happens next, if ever.
+    pub fn next_at(&self) -> Option<Millis> {
+        self.world.borrow().next_at().into_iter().chain(self.wake_at).min()
+    }
+
+    /// Lets time pass in which nothing happens.
+    pub fn wait_until(&mut self, at: Millis) {
+        let mut world = self.world.borrow_mut();
+        world.now = world.now.max(at);
+    }
+
     /// To the next moment at which anything happens; false when nothing ever will.
     pub fn step(&mut self) -> bool {
-        let next = self.world.borrow().next_at();
-        let Some(at) = next.into_iter().chain(self.wake_at).min() else { return false };
+        let Some(at) = self.next_at() else { return false };
         let mut reports = Vec::new();
         {
             let mut world = self.world.borrow_mut();

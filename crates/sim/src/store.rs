@@ -45,6 +45,11 @@ impl Disk {
         inner.crash = Some(CrashAt { append: inner.appends + at.append, ..at });
     }
 
+    /// What was foreseen of the kind and did not happen yet, does not happen.
+    pub fn no_more_crashes(&self) {
+        self.0.borrow_mut().crash = None;
+    }
+
     /// Whether the daemon died since it was asked last.
     pub fn take_crash(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().crashed)

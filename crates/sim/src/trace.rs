@@ -22,7 +22,8 @@ pub struct Trace(Rc<RefCell<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    lines: Vec<String>,
+    lines: Vec<(Millis, String)>,
+    began: Millis,
     at: Millis,
     done: Vec<String>,
     picture: String,
@@ -41,12 +42,15 @@ impl Trace {
     pub fn lines(&self) -> Vec<String> {
         let mut inner = self.0.borrow_mut();
         inner.flush();
-        inner.lines.clone()
+        let began = inner.began;
+        let seconds = |at: Millis| at.saturating_sub(began) as f64 / 1000.0;
+        inner.lines.iter().map(|(at, line)| format!("{:>9.3} s  {line}", seconds(*at))).collect()
     }
 
-    /// From here on.
-    pub fn clear(&self) {
-        *self.0.borrow_mut() = Inner::default();
+    /// All lines until now, counted from a moment.
+    pub fn lines_since(&self, began: Millis) -> Vec<String> {
+        self.0.borrow_mut().began = began;
+        self.lines()
     }
 }
 
@@ -67,8 +71,7 @@ impl Inner {
         if done.is_empty() {
             return;
         }
-        let at = self.at as f64 / 1000.0;
-        self.lines.push(format!("{at:>9.3} s  {:<12}  {done}", self.picture));
+        self.lines.push((self.at, format!("{:<12}  {done}", self.picture)));
     }
 }
 

@@ -63,8 +63,12 @@ fn headline(out: &mut String, status: &Status, rollout: &RolloutStatus) {
         ),
         None => {
             let why = rollout.reasons.iter().find_map(|r| r["text"].as_str()).unwrap_or_default();
-            let why = why.strip_prefix("paused: ").unwrap_or(why);
-            writeln!(out, "{} {} {state} {}", yellow("‖"), bold(&what), printable(why))
+            let why = ["paused: ", "the rollout failed "]
+                .iter()
+                .find_map(|said| why.strip_prefix(said))
+                .unwrap_or(why);
+            let sign = if rollout.state == "failed" { red("✗") } else { yellow("‖") };
+            writeln!(out, "{sign} {} {state} {}", bold(&what), printable(why))
         }
     };
 }

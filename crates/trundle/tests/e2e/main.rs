@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod asked;
 mod bad_version;
 mod bytes;
 mod contract;
