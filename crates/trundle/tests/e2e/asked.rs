@@ -43,7 +43,7 @@ fn retry_leaves_the_pause_and_skip_gives_the_place_back() {
     assert!(site.run(&["skip", &second]).expect(13).stderr.contains("left out already"));
     assert!(site.run(&["retry", "web-7-7"]).expect(13).stderr.contains("no instance web-7-7"));
     assert!(site.run(&["skip", "nonsense"]).expect(2).stderr.contains("such as web-2-3"));
-    load.finish().expect_none_lost(50);
+    load.finish().expect_none_lost(20);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn scaling_in_a_pause_shares_and_loses_nothing() {
     assert_eq!(serving(&site.status()), [("1".to_owned(), 2), ("2".to_owned(), 2)]);
     site.run(&["resume"]).expect(0);
     assert_eq!(serving(&site.status()), [("2".to_owned(), 4)]);
-    load.finish().expect_none_lost(50);
+    load.finish().expect_none_lost(20);
 }
 
 #[test]
