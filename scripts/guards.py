@@ -81,7 +81,8 @@ def copy(to: pathlib.Path) -> None:
 def first_to_fire(at: pathlib.Path, app: str) -> str:
     """The number of the first rule that breaks; `none`, or why it could not be tried."""
     command = ["cargo", "test", "--offline", "-p", "trundle-core", "--test", "model", "no_order"]
-    env = {"CARGO_TARGET_DIR": str(at / "target"), **os.environ, "TRUNDLE_MODEL": app, "RUST_BACKTRACE": "0"}
+    # A target directory of its own: what is built here is broken on purpose.
+    env = {**os.environ, "CARGO_TARGET_DIR": str(at / "target"), "TRUNDLE_MODEL": app, "RUST_BACKTRACE": "0"}
     ran = subprocess.run(command, cwd=at, env=env, capture_output=True, text=True, timeout=900)
     said = ran.stdout + ran.stderr
     found = re.search(r"invariant (\w+) is broken", said)

@@ -18,7 +18,8 @@ pub const ROUTINE: &[&str] = &[
     "replicas=1 surge=1 unavailable=0 rolling faults=1 commands=1 interleaved",
 ];
 
-/// Every budget and every policy: D up to 2 with any number of faults and commands, D = 3 with two and one.
+/// Every budget and every policy: D = 1 with any number of faults, D = 2 with two faults and two commands, D = 3 with two
+/// and one.
 pub fn full() -> Vec<String> {
     let budgets = ["surge=1 unavailable=0", "surge=0 unavailable=1", "surge=1 unavailable=1"];
     let wider = ["surge=2 unavailable=0", "surge=0 unavailable=2", "surge=2 unavailable=2"];
@@ -27,15 +28,16 @@ pub fn full() -> Vec<String> {
     let mut lines = Vec::new();
     for policy in policies {
         for budget in budgets {
-            lines.push(format!("replicas=1 {budget} {policy} empty"));
-            lines.push(format!("replicas=1 {budget} {policy} interleaved faults=3 commands=2"));
-            lines.push(format!("replicas=2 {budget} {policy} most=3 commands=2"));
+            lines.push(format!("replicas=1 {budget} {policy} rolling commands=1"));
+            lines.push(format!("replicas=1 {budget} {policy} empty faults=2 commands=2"));
+            lines.push(format!("replicas=1 {budget} {policy} interleaved rolling faults=2 commands=2"));
+            lines.push(format!("replicas=2 {budget} {policy} most=3 rolling faults=2 commands=2"));
         }
         for budget in budgets.iter().chain(&wider) {
-            lines.push(format!("replicas=2 {budget} {policy} versions=3 faults=2 commands=3"));
-            lines.push(format!("replicas=3 {budget} {policy} most=4 versions=3 faults=2 commands=1"));
+            lines.push(format!("replicas=2 {budget} {policy} versions=3 rolling faults=1 commands=2"));
+            lines.push(format!("replicas=3 {budget} {policy} most=4 versions=3 rolling faults=2 commands=1"));
         }
-        lines.push(format!("replicas=2 surge=1 unavailable=1 {policy} clocks faults=2 commands=2"));
+        lines.push(format!("replicas=2 surge=1 unavailable=1 {policy} clocks rolling faults=1 commands=1"));
     }
     lines
 }
