@@ -20,5 +20,6 @@ mod planted;
 mod repair;
 mod router;
 mod secrets;
+mod simulated;
 mod ten;
 mod two;
