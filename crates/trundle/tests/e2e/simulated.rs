@@ -79,3 +79,40 @@ fn one_at_a_time_is_decided_alike() {
 fn a_failure_is_decided_alike() {
     assert_eq!(real(0, 1, true), simulated(0, 1, Some(1)));
 }
+
+/// What scripts read, with the numbers of the worked trace: eight replicas at 1/1 that need three minutes.
+#[test]
+fn simulate_prints_what_the_contract_says() {
+    let site = Site::with(&sample(8, "", "max_surge = 1\nmax_unavailable = 1"));
+    let said =
+        site.run(&["simulate", "--json", "--start-time", "180s", "--stop-time", "0s"]).expect(0).json();
+    for (key, number) in [
+        ("duration_s", 720.0),
+        ("limit_s", 720.0),
+        ("max_surge", 1.0),
+        ("max_unavailable", 1.0),
+        ("floor", 7.0),
+        ("ceiling", 9.0),
+        ("lowest_available", 7.0),
+        ("highest_total", 9.0),
+    ] {
+        assert_eq!(said[key].as_f64(), Some(number), "{key} in {said}");
+    }
+    assert_eq!(said["outcome"], "succeeded");
+    let started: u64 = said["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|step| step["action"] == "start")
+        .map(|step| step["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!(started, 8, "{said}");
+    assert!(said["decisions"].as_u64().unwrap() >= 24 && !said["peak_mix"].as_object().unwrap().is_empty());
+
+    let fails = ["simulate", "--json", "--replicas", "50", "--fail", "0.3", "--seed", "7"];
+    let said = site.run(&fails).expect(0).json();
+    assert_eq!(said["outcome"], "paused", "{said}");
+    assert_eq!(site.run(&fails).json(), said, "the same seed, the same rollout");
+    assert!(site.run(&["simulate", "--fail", "2"]).expect(2).stderr.contains("0 to 1"));
+    assert!(!site.state().exists(), "nothing was started and nothing is left");
+}
