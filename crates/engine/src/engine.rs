@@ -1,9 +1,11 @@
 //! The loop's body: one turn takes inputs, decides until at rest, makes it durable, and only then acts.
 
+mod acting;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use trundle_core::Millis;
-use trundle_core::decide::decide;
+use trundle_core::decide;
 use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants::{self, Violation, Witness};
@@ -11,9 +13,9 @@ use trundle_core::settings::Listen;
 use trundle_core::state::{AppState, Class, Instance, Phase, Refusal, Request, RolloutState, Step};
 
 use crate::chronicle::Chronicle;
-use crate::effects::{self, Changes, Shape, Told};
+use crate::effects::Told;
 use crate::journal::{Entry, JournalError, Store};
-use crate::ports::{Driver, Ensure, Fence, Report, RouteState, Router, Routes};
+use crate::ports::{Driver, Fence, Report, Router};
 
 /// What comes in.
 pub enum Input {
@@ -319,11 +321,11 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                 return;
             }
             app.awaited.clear();
-            let decision = decide(&app.state);
-            if decision.actions.is_empty() {
+            let actions = decide::actions(&app.state);
+            if actions.is_empty() {
                 return;
             }
-            if let Err(violation) = invariants::check(&app.state, &decision.actions) {
+            if let Err(violation) = invariants::check(&app.state, &actions) {
                 // Twice in a row means that halting does not help: then stand still altogether.
                 app.stuck = app.state.is_halted() || app.state.open_rollout().is_none();
                 let event = Event::InvariantBroken {
@@ -333,7 +335,7 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                 self.record(now, wall_ms, name, event);
                 continue;
             }
-            for action in decision.actions {
+            for action in actions {
                 let ends = matches!(action, Action::Conclude { .. });
                 self.record(now, wall_ms, name, Event::Decided(action));
                 if ends {
@@ -417,83 +419,6 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
                 self.written.append(&mut self.unwritten);
             }
             Err(error) => self.trouble = Some(error.to_string()),
-        }
-    }
-
-    /// A proven instance joins the table before its record is written: nothing is lost if that fails.
-    fn route_the_ready(&mut self, name: &AppName) {
-        let observed = self.unwritten.iter().all(|e| matches!(e.event, Event::Observed { .. }));
-        let Some(app) = self.apps.get_mut(name).filter(|app| !app.fresh) else { return };
-        if !observed || self.trouble.is_some() {
-            return;
-        }
-        let mut routes = Vec::new();
-        app.touched.sort_unstable();
-        app.touched.dedup();
-        for key in &app.touched {
-            let told = app.told.of(*key);
-            let instance = app.state.instance(*key);
-            let now = effects::shape(instance).route;
-            if now == Some(RouteState::Routed) && (now != told.route || told.doubtful) {
-                routes.extend(effects::route(&app.state, *key, instance, now));
-            }
-        }
-        if routes.is_empty() {
-            return;
-        }
-        for route in &routes {
-            let shape = app.told.of(route.instance);
-            app.told.set(route.instance, Shape { route: Some(route.state), doubtful: false, ..shape });
-        }
-        self.fence.n += 1;
-        let listen = effects::listen(&app.state);
-        app.told_listen = listen.cloned();
-        let unrouted = Vec::new();
-        self.router.set(&Routes { fence: self.fence, app: name, listen, whole: false, routes, unrouted });
-    }
-
-    /// Tells the world what it shall look like, where that has changed.
-    fn act(&mut self, name: &AppName) {
-        let Some(app) = self.apps.get_mut(name) else { return };
-        let whole = std::mem::take(&mut app.fresh);
-        let mut touched = std::mem::take(&mut app.touched);
-        if whole {
-            app.told = Told::default();
-            touched = app.state.instances().map(|i| i.key()).collect();
-        }
-        touched.sort_unstable();
-        touched.dedup();
-        let mut changes = Changes::default();
-        for key in touched {
-            let told = app.told.of(key);
-            let now = changes.note(&app.state, key, told);
-            if now != told {
-                app.told.set(key, now);
-            }
-        }
-        app.told.forget(&app.state);
-        let listen = effects::listen(&app.state);
-        let Changes { processes, routes, unrouted, .. } = changes;
-        if whole || !routes.is_empty() || !unrouted.is_empty() || listen != app.told_listen.as_ref() {
-            self.fence.n += 1;
-            self.router.set(&Routes { fence: self.fence, app: name, listen, whole, routes, unrouted });
-            app.told_listen = listen.cloned();
-        }
-        for (number, instances) in &processes {
-            let Some(revision) = app.state.revision(*number) else { continue };
-            if instances.keep.is_empty() && instances.victims.is_empty() {
-                continue;
-            }
-            self.fence.n += 1;
-            self.driver.ensure(&Ensure {
-                fence: self.fence,
-                app: name,
-                revision,
-                want: app.state.book(*number).map_or(0, |b| b.want()),
-                keep: &instances.keep,
-                victims: &instances.victims,
-                stop_grace_period_ms: app.state.settings().map_or(0, |s| s.rollout.stop_grace_period_ms),
-            });
         }
     }
 

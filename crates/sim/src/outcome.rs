@@ -83,7 +83,8 @@ pub fn limit_ms(settings: &AppSettings, setup: &Setup) -> Millis {
     let budget = settings.budget();
     let at_once = u64::from(budget.surge) + u64::from(budget.unavailable);
     let batch = settings.rollout.batch.map_or(u64::MAX, u64::from);
-    let wave = at_once.min(batch).max(1);
+    // Of a batch as many may start as may stop, at the same time, if both bounds allow it.
+    let wave = at_once.min(batch.saturating_mul(2)).max(1);
     let waves = u64::from(budget.desired).div_ceil(wave);
     let times =
         setup.start.mean() + settings.rollout.min_healthy_time_ms + setup.drain.mean() + setup.stop.mean();

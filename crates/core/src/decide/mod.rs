@@ -28,19 +28,23 @@ pub struct Decision {
 
 /// One pass.
 pub fn decide(state: &AppState) -> Decision {
-    let mut actions = turns::verdicts(state);
-    if actions.is_empty() {
-        actions.extend(turns::turn(state));
-    }
-    let mut reasons = Vec::new();
-    if actions.is_empty() {
-        let found = moves(state);
-        actions = found.actions;
-        reasons = found.reasons;
-    }
+    let Moves { actions, mut reasons } = pass(state);
     reasons.extend(waits(state));
     if reasons.is_empty() {
         reasons.push(Reason::NothingToDo);
     }
     Decision { actions, reasons, wake_at: state.next_timer_at() }
+}
+
+/// The actions of one pass alone, for who carries them out and tells nobody why.
+pub fn actions(state: &AppState) -> Vec<Action> {
+    pass(state).actions
+}
+
+fn pass(state: &AppState) -> Moves {
+    let mut actions = turns::verdicts(state);
+    if actions.is_empty() {
+        actions.extend(turns::turn(state));
+    }
+    if actions.is_empty() { moves(state) } else { Moves { actions, reasons: Vec::new() } }
 }
