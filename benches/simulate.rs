@@ -37,12 +37,7 @@ fn row(replicas: u32, (bounds, each): (&str, CountOrPercent), text: &str, start:
         progress_deadline_ms: 3_600_000,
         ..RolloutSettings::default()
     };
-    let listen = Listen {
-        http: Some("127.0.0.1:1".into()),
-        unix: None,
-        trusted_proxies: vec![],
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:1");
     let mut setup = Setup::new(AppSettings { replicas, rollout, listen: Some(listen), fixed_port: false });
     setup.start = start;
     let mut sim = Sim::new(setup, Disk::that_forgets());

@@ -44,6 +44,23 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 impl Template {
+    /// A command and no more: no environment, no secrets, ready when its port accepts. What is simulated and what is
+    /// tested begins here.
+    pub fn plain(version: VersionLabel, command: Vec<String>) -> Self {
+        let run = Run {
+            command,
+            cwd: "/".into(),
+            env: BTreeMap::new(),
+            sealed: None,
+            artifact: None,
+            bytes: BTreeMap::new(),
+            stop_signal: StopSignal::Term,
+            port: Port::Auto,
+        };
+        let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true };
+        Self { version, run, health, restarts: 0 }
+    }
+
     /// The same, but for the count of restarts.
     pub fn same_as(&self, other: &Self) -> bool {
         self.version == other.version && self.run == other.run && self.health == other.health

@@ -28,6 +28,13 @@ pub struct Listen {
     pub version_header: Option<String>,
 }
 
+impl Listen {
+    /// On an address, and nothing more.
+    pub fn http(address: &str) -> Self {
+        Self { http: Some(address.to_owned()), unix: None, trusted_proxies: Vec::new(), version_header: None }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {

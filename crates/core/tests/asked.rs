@@ -5,19 +5,12 @@
 
 mod common;
 
-use common::{Fate, World, settings};
+use common::{Fate, World, counts, settings};
 use trundle_core::event::{Exit, Fact, PauseCause};
 use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::settings::{OnFailure, RolloutSettings};
 use trundle_core::state::{Phase, Request, RolloutState};
-
-fn counts(surge: u32, unavailable: u32) -> impl Fn(&mut RolloutSettings) {
-    move |r| {
-        r.max_surge = Some(CountOrPercent::Count(surge));
-        r.max_unavailable = Some(CountOrPercent::Count(unavailable));
-    }
-}
 
 /// Eight of 1, and a rollout to 2 whose third instance was never ready: paused as `ooooonnx`.
 fn paused() -> (World, InstanceKey) {
@@ -241,10 +234,8 @@ fn a_new_number_of_replicas_is_shared_in_proportion() {
         rest(&mut world);
         let after = (world.ready_of(1).len(), world.ready_of(2).len());
         assert_eq!(world.outcome(), RolloutState::Paused);
-        println!("{replicas} → {to}: {before:?} → {after:?}");
-        if before == (replicas as usize - new, new) {
-            assert_eq!(after, (old_after, new_after), "{replicas} at {before:?} to {to}");
-        }
+        assert_eq!(before, (replicas as usize - new, new));
+        assert_eq!(after, (old_after, new_after), "{replicas} at {before:?} to {to}");
         assert_eq!(after.0 + after.1, (before.0 + before.1 + to as usize) - replicas as usize);
         world.request(Request::Resume);
         world.run();

@@ -4,18 +4,11 @@
 
 mod common;
 
-use common::{Fate, START_MS, World, settings};
+use common::{Fate, START_MS, World, counts, settings};
 use trundle_core::event::{Command, Exit, Fact};
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::settings::{OnFailure, RolloutSettings};
 use trundle_core::state::{Class, DeployRequest, Request, RolloutState};
-
-fn counts(surge: u32, unavailable: u32) -> impl Fn(&mut RolloutSettings) {
-    move |r| {
-        r.max_surge = Some(CountOrPercent::Count(surge));
-        r.max_unavailable = Some(CountOrPercent::Count(unavailable));
-    }
-}
 
 fn rolled(replicas: u32, change: impl FnOnce(&mut RolloutSettings)) -> World {
     let mut world = World::with(settings(replicas, change));

@@ -1,9 +1,7 @@
 //! What is simulated: an app, how it behaves, and the seed of chance.
 
-use std::collections::BTreeMap;
-
-use trundle_core::ids::{BadName, VersionLabel};
-use trundle_core::revision::{Check, Health, Port, Probe, Run, StopSignal, Template};
+use trundle_core::ids::BadName;
+use trundle_core::revision::Template;
 use trundle_core::settings::AppSettings;
 
 use crate::spread::Spread;
@@ -40,19 +38,5 @@ impl Setup {
 /// # Errors
 /// When the version is no label.
 pub fn template(version: &str) -> Result<Template, BadName> {
-    Ok(Template {
-        version: version.parse::<VersionLabel>()?,
-        run: Run {
-            command: vec!["simulated".to_owned()],
-            cwd: "/".into(),
-            env: BTreeMap::new(),
-            sealed: None,
-            artifact: None,
-            bytes: BTreeMap::new(),
-            stop_signal: StopSignal::Term,
-            port: Port::Auto,
-        },
-        health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },
-        restarts: 0,
-    })
+    Ok(Template::plain(version.parse()?, vec!["simulated".to_owned()]))
 }

@@ -55,10 +55,6 @@ impl Disk {
         std::mem::take(&mut self.0.borrow_mut().crashed)
     }
 
-    pub fn appends(&self) -> u64 {
-        self.0.borrow().appends
-    }
-
     pub fn entries(&self) -> Vec<Entry> {
         self.0.borrow().journal.entries.clone()
     }

@@ -117,8 +117,6 @@ pub struct World {
     pub lowest_serving: u32,
     pub alive: u32,
     pub most_alive: u32,
-    /// A command of an older daemon changed nothing.
-    pub fenced: u64,
     /// One was stopped that was still in the table, or two stood under one name.
     pub broken: Vec<String>,
 }
@@ -141,7 +139,6 @@ impl World {
             lowest_serving: 0,
             alive: 0,
             most_alive: 0,
-            fenced: 0,
             broken: Vec::new(),
         }
     }
@@ -289,7 +286,6 @@ impl World {
     fn is_late(&mut self, fence: Fence) -> bool {
         let late = fence.epoch < self.epoch;
         self.epoch = self.epoch.max(fence.epoch);
-        self.fenced += u64::from(late);
         late
     }
 
@@ -332,10 +328,6 @@ impl World {
         for key in keys {
             self.change(key, |p| (p.alive, p.ready, p.route) = (false, false, None));
         }
-    }
-
-    pub fn is_alive(&self, key: InstanceKey) -> bool {
-        self.processes.get(key).is_some_and(|p| p.alive)
     }
 
     pub fn reset_marks(&mut self) {

@@ -107,12 +107,7 @@ fn do_it(sim: &mut Sim, act: &str) {
 
 fn read(text: &str) -> Script {
     let rollout = RolloutSettings::default();
-    let listen = Listen {
-        http: Some("127.0.0.1:1".into()),
-        unix: None,
-        trusted_proxies: vec![],
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:1");
     let mut settings = AppSettings { replicas: 1, rollout, listen: Some(listen), fixed_port: false };
     let mut script = Script { setup: Setup::new(settings.clone()), fates: Vec::new(), acts: Vec::new() };
     script.setup.stop = Spread::Always(0);

@@ -102,12 +102,7 @@ fn settings(dice: &mut fastrand::Rng) -> AppSettings {
         history_limit: dice.u32(0..4),
         ..RolloutSettings::default()
     };
-    let listen = Listen {
-        http: Some("127.0.0.1:1".into()),
-        unix: None,
-        trusted_proxies: vec![],
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:1");
     AppSettings { replicas, rollout, listen: dice.u8(..4).gt(&0).then_some(listen), fixed_port: false }
 }
 

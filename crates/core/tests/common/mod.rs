@@ -9,40 +9,30 @@ use trundle_core::decide::{Decision, decide};
 use trundle_core::event::{Action, Command, DrainProof, Event, Exit, Fact, RolloutKind};
 use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::invariants::{self, Witness};
-use trundle_core::revision::{Check, Health, Port, Probe, Revision, Run, StopSignal, Template};
+use trundle_core::limits::CountOrPercent;
+use trundle_core::revision::{Revision, Template};
 use trundle_core::settings::{AppSettings, Listen, RolloutSettings};
 use trundle_core::state::{AppState, Phase, Request, Rollout, RolloutState};
 
 pub const START_MS: Millis = 1000;
 
 pub fn template(version: &str) -> Template {
-    Template {
-        version: version.parse().unwrap(),
-        run: Run {
-            command: vec!["app".into(), version.into()],
-            cwd: "/".into(),
-            env: BTreeMap::new(),
-            sealed: None,
-            artifact: None,
-            bytes: BTreeMap::new(),
-            stop_signal: StopSignal::Term,
-            port: Port::Auto,
-        },
-        health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },
-        restarts: 0,
-    }
+    Template::plain(version.parse().unwrap(), vec!["app".into(), version.into()])
 }
 
 pub fn settings(replicas: u32, change: impl FnOnce(&mut RolloutSettings)) -> AppSettings {
     let mut rollout = RolloutSettings::default();
     change(&mut rollout);
-    let listen = Listen {
-        http: Some("127.0.0.1:1".into()),
-        unix: None,
-        trusted_proxies: vec![],
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:1");
     AppSettings { replicas, rollout, listen: Some(listen), fixed_port: false }
+}
+
+/// Both bounds as counts.
+pub fn counts(surge: u32, unavailable: u32) -> impl Fn(&mut RolloutSettings) {
+    move |r| {
+        r.max_surge = Some(CountOrPercent::Count(surge));
+        r.max_unavailable = Some(CountOrPercent::Count(unavailable));
+    }
 }
 
 /// What becomes of a start.

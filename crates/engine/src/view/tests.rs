@@ -1,14 +1,12 @@
 //! The views over a small journal that is written here record by record.
 
-use std::collections::BTreeMap;
-
 use trundle_core::decide::decide;
 use trundle_core::event::{
     Action, DrainProof, Event, Evidence, Exit, Fact, FailureCause, Outcome, PauseCause, RefusalCode, Requests,
 };
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::limits::CountOrPercent;
-use trundle_core::revision::{Check, Health, Port, Probe, Run, StopSignal, Template};
+use trundle_core::revision::Template;
 use trundle_core::settings::{AppSettings, Listen, RolloutSettings};
 use trundle_core::state::{DeployRequest, Request};
 
@@ -54,18 +52,7 @@ fn worker() -> World {
 }
 
 fn template(version: &str) -> Template {
-    let run = Run {
-        command: vec!["app".into()],
-        cwd: "/".into(),
-        env: BTreeMap::new(),
-        sealed: None,
-        artifact: None,
-        bytes: BTreeMap::new(),
-        stop_signal: StopSignal::Term,
-        port: Port::Auto,
-    };
-    let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: false };
-    Template { version: version.parse().unwrap(), run, health, restarts: 0 }
+    Template::plain(version.parse().unwrap(), vec!["app".into()])
 }
 
 impl World {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use trundle_core::event::{Action, DrainProof, Event, Evidence, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::limits::CountOrPercent;
-use trundle_core::revision::{Check, Health, Port, Probe, Run, StopSignal, Template};
+use trundle_core::revision::Template;
 use trundle_core::settings::{AppSettings, Listen, RolloutSettings};
 use trundle_core::state::{DeployRequest, Request, RolloutState};
 use trundle_engine::journal::{Entry, JournalError, MemoryJournal, Store};
@@ -136,32 +136,13 @@ pub fn daemon(world: &World, boot: &str) -> TestEngine {
 }
 
 pub fn deploy(version: &str) -> Input {
-    let template = Template {
-        version: version.parse().unwrap(),
-        run: Run {
-            command: vec!["app".into()],
-            cwd: "/".into(),
-            env: BTreeMap::new(),
-            sealed: None,
-            artifact: None,
-            bytes: BTreeMap::new(),
-            stop_signal: StopSignal::Term,
-            port: Port::Auto,
-        },
-        health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },
-        restarts: 0,
-    };
+    let template = Template::plain(version.parse().unwrap(), vec!["app".into()]);
     let rollout = RolloutSettings {
         max_surge: Some(CountOrPercent::Count(1)),
         max_unavailable: Some(CountOrPercent::Count(1)),
         ..RolloutSettings::default()
     };
-    let listen = Listen {
-        http: Some("127.0.0.1:1".into()),
-        unix: None,
-        trusted_proxies: vec![],
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:1");
     let settings = AppSettings { replicas: 4, rollout, listen: Some(listen), fixed_port: false };
     let request = DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
     Input::Request {

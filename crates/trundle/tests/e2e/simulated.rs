@@ -1,6 +1,7 @@
 //! The simulator is worth something only if the real thing does the same: equal settings, equal decisions in equal order.
 
-use trundle_core::event::{Action, Event};
+use trundle_core::event::{Action, Command, Event};
+use trundle_core::ids::RolloutId;
 use trundle_core::limits::CountOrPercent;
 use trundle_core::settings::{AppSettings, Listen, RolloutSettings};
 use trundle_engine::journal::{Entry, SqliteJournal, Store};
@@ -11,8 +12,7 @@ use crate::harness::{Site, sample};
 /// Everything that was decided of the second rollout, in order, by name. Causes have their own words in each world.
 fn decisions(entries: &[Entry]) -> Vec<String> {
     let second = entries.iter().position(|e| {
-        let event = format!("{:?}", e.event);
-        event.contains("Roll {") && event.contains("RolloutId(2)")
+        matches!(e.event, Event::Commanded { command: Command::Roll { rollout: RolloutId(2), .. }, .. })
     });
     let told = |entry: &Entry| match &entry.event {
         Event::Decided(action) => Some(match action {
@@ -34,12 +34,7 @@ fn simulated(surge: u32, unavailable: u32, bad: Option<u32>) -> Vec<String> {
         max_unavailable: Some(CountOrPercent::Count(unavailable)),
         ..RolloutSettings::default()
     };
-    let listen = Listen {
-        http: Some("127.0.0.1:1".into()),
-        unix: None,
-        trusted_proxies: vec![],
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:1");
     let setup = Setup::new(AppSettings { replicas: 4, rollout, listen: Some(listen), fixed_port: false });
     let fate = move |nth| if Some(nth) == bad { Fate::Exits(50) } else { Fate::Ready(100) };
     let fates: trundle_sim::Fates =

@@ -8,7 +8,7 @@ use trundle_core::decide::decide;
 use trundle_core::event::{Action, Event, Evidence, Fact, ProbeEvidence, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::limits::CountOrPercent;
-use trundle_core::revision::{Check, Health, Port, Probe, Run, StopSignal, Template};
+use trundle_core::revision::Template;
 use trundle_core::settings::{AppSettings, Listen, RolloutSettings};
 use trundle_core::state::{AppState, DeployRequest, Request};
 use trundle_engine::journal::{Entry, SqliteJournal, Store};
@@ -152,16 +152,7 @@ fn settings() -> AppSettings {
 }
 
 fn template(version: &str, pool: &str) -> Template {
-    let run = Run {
-        command: vec!["app".into()],
-        cwd: "/".into(),
-        env: BTreeMap::from([("DB_POOL".parse().unwrap(), pool.to_owned())]),
-        sealed: None,
-        artifact: None,
-        bytes: BTreeMap::new(),
-        stop_signal: StopSignal::Term,
-        port: Port::Auto,
-    };
-    let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: false };
-    Template { version: version.parse().unwrap(), run, health, restarts: 0 }
+    let mut template = Template::plain(version.parse().unwrap(), vec!["app".into()]);
+    template.run.env.insert("DB_POOL".parse().unwrap(), pool.to_owned());
+    template
 }
