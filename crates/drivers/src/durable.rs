@@ -7,6 +7,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use trundle_crashpoint::crash_point;
+
 /// Writes `bytes` so that a reader, also one after a crash of the machine, sees all of them or none.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, bytes, mode, true)
@@ -34,7 +36,9 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, synced: bool) -> io::Result<()>
         if synced {
             file.sync_all()?;
         }
+        crash_point!("record.rename.before");
         fs::rename(&aside, path)?;
+        crash_point!("record.rename.after");
         if synced { sync_folder(folder) } else { Ok(()) }
     })();
     if result.is_err() {

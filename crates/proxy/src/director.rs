@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
+use trundle_crashpoint::crash_point;
 
 use crate::control::Reply;
 use crate::counts::{EndpointRow, VersionRow};
@@ -109,11 +110,13 @@ impl Director {
         }
         self.check_incarnations(&table)?;
         let prepared = self.prepare(&table)?;
+        crash_point!("proxy.table.prepared");
         if let Err(error) = self.file.write(&table) {
             self.give_up(&prepared);
             return Err(format!("the table cannot be written to the state directory: {error}"));
         }
         self.enforce(table, prepared);
+        crash_point!("proxy.table.enforced");
         Ok(())
     }
 
@@ -302,6 +305,7 @@ impl Director {
         let leaving = |endpoint: &LiveEndpoint| matches!(endpoint.flag(), Flag::Draining | Flag::Cut);
         for (key, endpoint) in &self.live {
             if leaving(endpoint) && !self.told.contains(key) && endpoint.in_flight() == 0 {
+                crash_point!("proxy.drained.before");
                 self.told.insert(key.clone());
                 let reply = Reply::Drained {
                     id: endpoint.id.clone(),

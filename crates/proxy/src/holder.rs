@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use trundle_crashpoint::crash_point;
 
 use crate::HolderConfig;
 use crate::error::ProxyError;
@@ -122,6 +123,7 @@ impl Holder {
             let flags = SocketFlags::CLOEXEC;
             let (ours, theirs) =
                 rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            crash_point!("holder.proxy.before");
             // As its standard input: so it is the only descriptor that is inherited, and no number must be trusted.
             let child = Command::new(&self.config.program)
                 .args(&self.config.args)
@@ -132,6 +134,7 @@ impl Holder {
                 .env_remove("LISTEN_FDNAMES")
                 .stdin(Stdio::from(theirs))
                 .spawn()?;
+            crash_point!("holder.proxy.after");
             let pid = Pid::from_child(&child);
             let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
             Ok(Proxy { child, pidfd, socket: ours, since: Instant::now() })
@@ -210,7 +213,9 @@ impl Holder {
         if let Some((_, socket)) = self.given.iter().find(|(of, _)| of == listen) {
             return copy(socket);
         }
+        crash_point!("holder.bind.before");
         let socket = listen::bind(listen)?;
+        crash_point!("holder.bind.after");
         let given = copy(&socket)?;
         self.sockets.insert(listen.clone(), socket);
         Ok(given)

@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use trundle_crashpoint::crash_point;
 
 use crate::table::Table;
 
@@ -44,7 +45,10 @@ impl TableFile {
         let kept = Kept { boot_id: self.boot_id.clone(), table: table.clone() };
         file.write_all(&serde_json::to_vec(&kept)?)?;
         drop(file);
-        fs::rename(&temporary, &self.path)
+        crash_point!("proxy.table.rename.before");
+        fs::rename(&temporary, &self.path)?;
+        crash_point!("proxy.table.rename.after");
+        Ok(())
     }
 
     /// The table, or none and what is to be said about it.

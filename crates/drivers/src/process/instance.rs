@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use trundle_core::event::{Exit, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::{Revision, StopSignal};
+use trundle_crashpoint::crash_point;
 use trundle_engine::ports::Report;
 
 use super::ports::Ports;
@@ -200,14 +201,18 @@ impl Job {
         let signal = stop_signal(self.revision.template.run.stop_signal);
         let send = |signal| procfs::signal(record.child_pid, record.child_start_ticks, signal);
         // One that was halted could not hear it.
+        crash_point!("driver.signal.before");
         let heard = signal != Signal::KILL && send(signal) && send(Signal::CONT);
+        crash_point!("driver.signal.after");
         if heard && timeout(grace, shim.ended()).await.is_ok() {
             return;
         }
         let marks = Marks { shim: Some(record.shim()), leader: Some(record.child()), ..self.label() };
         loop {
             let (marks, spare) = (marks.clone(), Some(record.shim_pid));
+            crash_point!("driver.kill.before");
             let killed = tokio::task::spawn_blocking(move || marks.kill(spare, KILL_PATIENCE)).await;
+            crash_point!("driver.kill.after");
             if timeout(SHIM_PATIENCE, shim.ended()).await.is_ok() {
                 return;
             }
@@ -225,6 +230,7 @@ impl Job {
             self.sweep(Marks { leader: Some(record.child()), ..self.label() }).await;
         }
         self.ports().give_back(record.port, &self.name);
+        crash_point!("driver.buried.after");
     }
 
     async fn sweep(&self, marks: Marks) {

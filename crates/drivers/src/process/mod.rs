@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use trundle_core::event::{Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Revision;
+use trundle_crashpoint::crash_point;
 use trundle_engine::ports::{Capabilities, Driver, Ensure, Fence, Report};
 
 use crate::digests::Digests;
@@ -174,6 +175,7 @@ impl Driver for ProcessDriver {
             return;
         }
         *greatest = command.fence;
+        crash_point!("driver.ensure.before");
         self.forget_some();
         let mut shared: Option<Arc<Revision>> = None;
         let stop = Some(Duration::from_millis(command.stop_grace_period_ms));
@@ -202,6 +204,7 @@ impl Driver for ProcessDriver {
                 self.track(command.app, key, &revision, wish);
             }
         }
+        crash_point!("driver.ensure.after");
     }
 
     fn evidence(&mut self, app: &AppName, instance: InstanceKey) -> Evidence {

@@ -16,6 +16,7 @@ use crate::seal::random;
 use crate::shim::record::{Answer, LogLimits, Refusal, ShimRecord, Spec};
 use crate::{durable, procfs};
 use trundle_core::revision::hex;
+use trundle_crashpoint::crash_point;
 
 /// A shim answers within milliseconds; a machine that is out of breath gets this long.
 const ANSWER_S: u64 = 30;
@@ -36,9 +37,12 @@ pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal>
 }
 
 fn make_folder(dir: &InstanceDir) -> Result<(), Refusal> {
+    crash_point!("driver.folder.before");
     durable::private_folder(&dir.0).map_err(|error| {
         Refusal::system(&format!("cannot make {} in the state directory", dir.0.display()), error)
-    })
+    })?;
+    crash_point!("driver.folder.after");
+    Ok(())
 }
 
 fn attempt(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {
@@ -69,10 +73,14 @@ fn run_shim(job: &Job, dir: &InstanceDir, launch: Launch, port: u16) -> Result<S
     };
     let text = serde_json::to_vec(&spec)
         .map_err(|_| Refusal::system("cannot write the specification", "not JSON"))?;
+    crash_point!("driver.shim.before");
     let mut child = command(job).spawn().map_err(|error| {
         Refusal::system(&format!("cannot start the shim {}", job.context.program.display()), error)
     })?;
-    match converse(&mut child, &text) {
+    crash_point!("driver.shim.unfed");
+    let answer = converse(&mut child, &text);
+    crash_point!("driver.shim.after");
+    match answer {
         // The task of the instance waits for its end and buries it.
         Ok(Answer::Started(record)) => Ok(record),
         Ok(Answer::Refused(refusal)) => {

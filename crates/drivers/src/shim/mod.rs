@@ -18,6 +18,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{getpid, set_child_subreaper, setsid};
 use trundle_core::event::RefusalCode;
+use trundle_crashpoint::crash_point;
 
 use crate::layout::InstanceDir;
 use crate::{procfs, sys};
@@ -33,7 +34,9 @@ pub fn run_shim(_args: &[OsString]) -> i32 {
     sys::close_inherited();
     match start() {
         Ok(running) => {
+            crash_point!("shim.answer.before");
             answer(&Answer::Started(running.record.clone()));
+            crash_point!("shim.answer.after");
             sys::leave_standard_streams();
             sys::shrink();
             running.supervise()
@@ -73,9 +76,12 @@ fn start() -> Result<Shim, Refusal> {
     if dir.shim().is_some() || dir.exit().is_some() {
         return Err(twin());
     }
+    crash_point!("shim.locked.after");
     let log = Log::open(dir.log(), spec.log).map_err(system("cannot open the log"))?;
     let group_kills = oom::group_kills();
+    crash_point!("shim.child.before");
     let (output, child) = spawn(&spec)?;
+    crash_point!("shim.child.after");
     let record = ShimRecord {
         shim_pid: std::process::id(),
         shim_start_ticks: start_ticks(std::process::id()),

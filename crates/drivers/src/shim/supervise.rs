@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
+use trundle_crashpoint::crash_point;
+
 use super::record::ExitRecord;
 use super::{Shim, oom};
 use crate::layout::InstanceDir;
@@ -24,6 +26,7 @@ impl Shim {
     /// Until the process has ended.
     pub(super) fn supervise(mut self) -> i32 {
         let status = self.pump_until_exit();
+        crash_point!("shim.end.before");
         let nothing_left = is_childless();
         if !nothing_left {
             self.kill_all();
@@ -38,7 +41,9 @@ impl Shim {
         let code = status.and_then(WaitStatus::exit_status);
         let record = ExitRecord { oom_killed, nothing_left, ..ExitRecord::now(code, signal) };
         // Without the record the daemon reports an end that nobody saw, which is then the truth.
-        i32::from(self.dir.write(InstanceDir::EXIT, &record).is_err())
+        let wrote = self.dir.write(InstanceDir::EXIT, &record);
+        crash_point!("shim.end.after");
+        i32::from(wrote.is_err())
     }
 
     fn pump_until_exit(&mut self) -> Option<WaitStatus> {

@@ -7,6 +7,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use trundle_core::Millis;
 use trundle_core::revision::hex;
+use trundle_crashpoint::crash_point;
 
 use super::{Entry, JournalError, Store};
 
@@ -158,9 +159,13 @@ impl Store for SqliteJournal {
                     ])?;
                 }
             }
+            crash_point!("journal.append.commit");
             transaction.commit()
         };
-        match write() {
+        crash_point!("journal.append.before");
+        let wrote = write();
+        crash_point!("journal.append.after");
+        match wrote {
             Ok(()) => {
                 self.last_sum = last_sum;
                 Ok(())
@@ -216,7 +221,10 @@ impl Store for SqliteJournal {
     }
 
     fn keep_time(&mut self, at_ms: Millis) -> Result<(), JournalError> {
-        self.set_meta("at_ms", &at_ms.to_string())
+        crash_point!("journal.time.before");
+        self.set_meta("at_ms", &at_ms.to_string())?;
+        crash_point!("journal.time.after");
+        Ok(())
     }
 
     fn kept_time(&mut self) -> Result<Millis, JournalError> {
@@ -225,7 +233,9 @@ impl Store for SqliteJournal {
 
     fn begin_epoch(&mut self) -> Result<u64, JournalError> {
         let last = self.number("epoch")?;
+        crash_point!("journal.epoch.before");
         self.set_meta("epoch", &(last + 1).to_string())?;
+        crash_point!("journal.epoch.after");
         Ok(last + 1)
     }
 
@@ -234,7 +244,10 @@ impl Store for SqliteJournal {
     }
 
     fn set_boot_id(&mut self, boot_id: &str) -> Result<(), JournalError> {
-        self.set_meta("boot_id", boot_id)
+        crash_point!("journal.boot.before");
+        self.set_meta("boot_id", boot_id)?;
+        crash_point!("journal.boot.after");
+        Ok(())
     }
 }
 

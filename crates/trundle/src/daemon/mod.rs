@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use trundle_crashpoint::crash_point;
 use trundle_drivers::{ProcessConfig, ProcessDriver};
 use trundle_engine::journal::SqliteJournal;
 use trundle_engine::lock::StateLock;
@@ -49,6 +50,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     crate::state_dir::prepare(&config.state_dir)?;
     // Held to the end of the process.
     let _lock = StateLock::take(&config.state_dir)?;
+    crash_point!("daemon.locked");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -88,6 +90,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     runtime.spawn(router::keep(traffic.clone(), config.state_dir.clone()));
     runtime.spawn(sampler::keep(handle.clone(), traffic.clone(), config.state_dir.clone()));
     notify_ready();
+    crash_point!("daemon.ready");
     let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic));
     handle.send(Message::Stop);
     // The last decision is on the disk before the lock is given back.

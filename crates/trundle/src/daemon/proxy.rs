@@ -5,11 +5,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use trundle_crashpoint::crash_point;
 use trundle_proxy::{Client, Request, SOCKET_NAME};
 
 /// Starts the holder if it does not run. The holder itself makes sure that there is only one.
 pub fn ensure(state_dir: &Path) -> io::Result<()> {
     let log = super::start::log_file(state_dir, "proxy.log")?;
+    crash_point!("router.holder.before");
     let mut child = Command::new(std::env::current_exe()?)
         .args(["shim", "proxy", "--detach", "--state-dir"])
         .arg(state_dir)
@@ -21,6 +23,7 @@ pub fn ensure(state_dir: &Path) -> io::Result<()> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
+    crash_point!("router.holder.after");
     // It is reaped when it ends, so that no zombie stays.
     std::thread::Builder::new().name("proxy-wait".to_owned()).spawn(move || child.wait())?;
     Ok(())

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use trundle_core::event::{DrainProof, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::settings::Listen;
+use trundle_crashpoint::crash_point;
 use trundle_engine::Input;
 use trundle_engine::ports::{Fence, Report, Route, RouteState, Router, Routes};
 use trundle_proxy as proxy;
@@ -312,12 +313,16 @@ async fn send_table(
     let Some(Published { fence, apps, routed }) = traffic.tables().published.clone() else { return Ok(()) };
     sent.insert(fence.n, routed);
     let table = proxy::Table { protocol: proxy::PROTOCOL, epoch: fence.epoch, number: fence.n, apps };
-    sender.send(&Request::SetTable(table)).await
+    crash_point!("router.table.before");
+    sender.send(&Request::SetTable(table)).await?;
+    crash_point!("router.table.after");
+    Ok(())
 }
 
 fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
     match reply {
         Reply::Acked { number, .. } => {
+            crash_point!("router.acked");
             trouble(traffic, "");
             for (app, instances) in sent.remove(&number).unwrap_or_default() {
                 for instance in instances {
@@ -333,6 +338,7 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
                     |route| *route.incarnation == *incarnation && route.state == RouteState::Draining,
                 );
             if drains {
+                crash_point!("router.drained");
                 seen(traffic, &app, key, Fact::Drained { proof: DrainProof::Proven });
             }
         }
