@@ -112,6 +112,7 @@ fn converse(child: &mut Child, spec: &[u8]) -> io::Result<Answer> {
     let mut stdin = child.stdin.take().ok_or_else(broken)?;
     stdin.write_all(spec)?;
     drop(stdin);
+    crash_point!("driver.shim.fed");
     let stdout = child.stdout.take().ok_or_else(broken)?;
     let timeout = Timespec { tv_sec: ANSWER_S.cast_signed(), tv_nsec: 0 };
     if poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&timeout))? == 0 {

@@ -54,6 +54,7 @@ fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
     let tried = kills.len();
     let left = Mutex::new(kills);
     let done: Mutex<Vec<(Kill, Night)>> = Mutex::default();
+    let complaints: Mutex<Vec<String>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
             scope.spawn(|| {
@@ -69,7 +70,15 @@ fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
                             (first, night)
                         }
                     };
-                    judge(&kill, &night, &calm);
+                    let wrong = judge(&kill, &night, &calm);
+                    if !wrong.is_empty() {
+                        complaints.lock().unwrap().push(format!(
+                            "{} {}: {}",
+                            kill.place,
+                            kill.n,
+                            wrong.join("; ")
+                        ));
+                    }
                     done.lock().unwrap().push((kill, night));
                 }
             });
@@ -77,7 +86,8 @@ fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
     });
     let done = done.into_inner().unwrap();
     print_table(&hits, &done);
-    assert_eq!(done.len(), tried);
+    let complaints = complaints.into_inner().unwrap();
+    assert!(complaints.is_empty(), "{} of {tried} nights:\n{}", complaints.len(), complaints.join("\n"));
 }
 
 /// One hit of one place.
@@ -99,7 +109,7 @@ struct Night {
     /// What `status` and `history` tell, without what differs from night to night.
     told: Value,
     /// Of what runs: how many of each kind.
-    running: BTreeMap<&'static str, usize>,
+    running: Value,
 }
 
 impl Night {
@@ -187,7 +197,7 @@ fn settled(site: &Site) -> Value {
 }
 
 /// What is told is what is: processes, ports and the proxy's table are those of the instances, and each answers.
-fn expect_true(site: &Site, status: &Value) -> BTreeMap<&'static str, usize> {
+fn expect_true(site: &Site, status: &Value) -> Value {
     let named: BTreeMap<String, String> = status["instances"]
         .as_array()
         .unwrap()
@@ -212,11 +222,11 @@ fn expect_true(site: &Site, status: &Value) -> BTreeMap<&'static str, usize> {
         let answer = site.get("/").unwrap();
         assert!(answer.contains("x-app-version: 2"), "{answer}");
     }
-    let mut running = BTreeMap::new();
+    let mut running: BTreeMap<&str, usize> = BTreeMap::new();
     for proc in &procs {
         *running.entry(kind(proc)).or_default() += 1;
     }
-    running
+    serde_json::to_value(running).unwrap()
 }
 
 fn kind(proc: &Proc) -> &'static str {
@@ -231,34 +241,50 @@ fn kind(proc: &Proc) -> &'static str {
     }
 }
 
-fn judge(kill: &Kill, night: &Night, calm: &Night) {
-    let Some(pid) = night.died else {
-        panic!("{kill:?} was not reached on its night, nor was its first hit")
-    };
-    assert!(night.asked > 50, "{kill:?}: only {} requests were sent", night.asked);
-    let most = match role(&kill.place) {
-        Role::Daemon | Role::Holder => 0,
-        // One client, and so at most one request in the hands of who dies.
-        Role::Proxy | Role::Shim => 1,
-    };
-    assert!(night.failed <= most, "{kill:?} (pid {pid}): {} of {} failed", night.failed, night.asked);
+/// What is wrong with a night, compared with the calm one.
+fn judge(kill: &Kill, night: &Night, calm: &Night) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if night.died.is_none() {
+        wrong.push("was not reached on its night, nor was its first hit".to_owned());
+    }
+    if night.asked < 50 {
+        wrong.push(format!("only {} requests were sent", night.asked));
+    }
+    // One client, and so at most one request in the hands of who dies.
+    let most = u32::from(matches!(role(&kill.place), Role::Proxy | Role::Shim));
+    if night.failed > most {
+        wrong.push(format!("{} of {} requests failed", night.failed, night.asked));
+    }
     match role(&kill.place) {
         // An instance died with its shim, which is told: its place has another one, and a rollout may have paused for it.
-        Role::Shim => {
-            let end = |night: &Night| night.told["status"]["rollout"]["state"].clone();
-            assert_eq!(end(night), end(calm), "{kill:?}");
-            assert_eq!(night.running, calm.running, "{kill:?}");
-        }
-        Role::Holder => {
-            assert_eq!(night.told, calm.told, "{kill:?}");
-            // The proxy has its sockets and goes on without a holder.
-            let proxies = |night: &Night| night.running.get("proxy").copied();
-            assert_eq!(proxies(night), proxies(calm), "{kill:?}");
-        }
+        Role::Shim => differences("running", &night.running, &calm.running, &mut wrong),
+        // The proxy has its sockets and goes on without a holder.
+        Role::Holder => differences("", &night.told, &calm.told, &mut wrong),
         Role::Daemon | Role::Proxy => {
-            assert_eq!(night.told, calm.told, "{kill:?}");
-            assert_eq!(night.running, calm.running, "{kill:?}");
+            differences("running", &night.running, &calm.running, &mut wrong);
+            differences("", &night.told, &calm.told, &mut wrong);
         }
+    }
+    wrong
+}
+
+/// Where two of them differ, and how.
+fn differences(at: &str, found: &Value, calm: &Value, into: &mut Vec<String>) {
+    match (found, calm) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let of = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                differences(&format!("{at}.{key}"), &of(a), &of(b), into);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (n, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(&format!("{at}[{n}]"), a, b, into);
+            }
+        }
+        _ if found == calm => {}
+        _ => into.push(format!("{at} is {found}, on a calm night {calm}")),
     }
 }
 
@@ -304,7 +330,7 @@ fn places_in_the_code() -> BTreeSet<String> {
 
 /// Names, states and counts stay; moments, durations, numbers of processes and of requests go.
 fn without_moments(value: Value) -> Value {
-    const PASSING: [&str; 16] = [
+    const PASSING: [&str; 18] = [
         "at",
         "as_of",
         "since",
@@ -317,6 +343,8 @@ fn without_moments(value: Value) -> Value {
         "latency",
         "traffic",
         "limit_s",
+        "listen",
+        "in_flight",
         "deployed_at",
         "failure",
         "reasons",
