@@ -54,7 +54,7 @@ struct Proxy {
 pub fn run(config: HolderConfig) -> Result<(), ProxyError> {
     // First: descriptors that came by number must be taken before others are opened.
     let given = given_sockets();
-    let _lock = lock::take(&config.state_dir, "proxy-holder.lock", Duration::ZERO)?;
+    let _lock = lock::take(&config.state_dir, crate::HOLDER_LOCK, Duration::ZERO)?;
     let (signals, sender) = UnixStream::pair().map_err(ProxyError::Holder)?;
     for signal in [SIGTERM, SIGINT] {
         let sender = sender.try_clone().map_err(ProxyError::Holder)?;

@@ -52,12 +52,15 @@ mod watched;
 mod worker;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
 pub use table::{App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Table};
+
+const HOLDER_LOCK: &str = "proxy-holder.lock";
+const PROXY_LOCK: &str = "proxy.lock";
 
 /// What the proxy process needs to know; everything else comes with the tables.
 #[derive(Debug, Clone)]
@@ -74,6 +77,12 @@ pub struct HolderConfig {
     /// The program to run as the proxy, and its arguments. It gets the holder's socket as descriptor 0.
     pub program: PathBuf,
     pub args: Vec<OsString>,
+}
+
+/// Whether a proxy of the state directory runs, or its holder, who would start one.
+#[must_use]
+pub fn runs(state_dir: &Path) -> bool {
+    [HOLDER_LOCK, PROXY_LOCK].iter().any(|name| lock::is_held(state_dir, name))
 }
 
 /// The body of `trundle proxy`: serves until Stop or SIGTERM, then finishes what is in flight within a bound.

@@ -13,6 +13,12 @@ use crate::error::ProxyError;
 /// Held as long as it lives.
 pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
 
+/// Whether a process has the lock `name`. A file that cannot be looked at is one that nobody has.
+pub fn is_held(state_dir: &Path, name: &str) -> bool {
+    let Ok(file) = File::open(state_dir.join(name)) else { return false };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
 /// Takes the lock `name` of a state directory, and waits a little for a process that is just ending.
 pub fn take(state_dir: &Path, name: &str, patience: Duration) -> Result<Lock, ProxyError> {
     let failed = |source: io::Error| ProxyError::StateDir { path: state_dir.to_owned(), source };

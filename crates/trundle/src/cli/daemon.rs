@@ -21,6 +21,12 @@ pub fn run(state_dir: PathBuf, socket: PathBuf, ports: (u16, u16)) -> i32 {
 pub async fn down(context: &Context, app: Option<AppName>) -> Result<Exit, Stop> {
     if !context.client.answers().await {
         let running = trundle_drivers::still_running(&context.state_dir);
+        if running.is_empty() && trundle_proxy::runs(&context.state_dir) {
+            // A daemon died in the middle of `down`: only the last step is left.
+            expect_no_proxy(crate::daemon::proxy::stop(&context.state_dir).await)?;
+            say(context, "everything is down: no instance ran any more, and the proxy has ended")?;
+            return Ok(Exit::Done);
+        }
         if running.is_empty() {
             say(context, "no daemon and no instance runs: nothing to stop")?;
             return Ok(Exit::Done);
@@ -46,10 +52,19 @@ pub async fn down(context: &Context, app: Option<AppName>) -> Result<Exit, Stop>
             while trundle_engine::lock::StateLock::holder(&context.state_dir).is_some() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            expect_no_proxy(!trundle_proxy::runs(&context.state_dir))?;
             say(context, "everything is down: apps, proxy and daemon")?;
         }
     }
     Ok(Exit::Done)
+}
+
+fn expect_no_proxy(ended: bool) -> Result<(), Stop> {
+    if ended {
+        return Ok(());
+    }
+    let text = "the apps are down, but the proxy does not end; its log is proxy.log in the state directory";
+    Err(Stop::Error(text.to_owned()))
 }
 
 fn say(context: &Context, text: &str) -> Result<(), Stop> {

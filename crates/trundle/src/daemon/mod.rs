@@ -1,7 +1,7 @@
 //! The daemon: the engine on a thread of its own, wired to processes, the proxy and the API.
 
 mod engine_thread;
-mod proxy;
+pub mod proxy;
 mod router;
 mod sampler;
 pub mod start;

@@ -8,6 +8,10 @@ use std::time::Duration;
 use trundle_crashpoint::crash_point;
 use trundle_proxy::{Client, Request, SOCKET_NAME};
 
+/// The proxy's own bound for its last requests is 30 s.
+const LONGEST_END: Duration = Duration::from_secs(35);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// Starts the holder if it does not run. The holder itself makes sure that there is only one.
 pub fn ensure(state_dir: &Path) -> io::Result<()> {
     let log = super::start::log_file(state_dir, "proxy.log")?;
@@ -29,13 +33,19 @@ pub fn ensure(state_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the proxy to finish and end; its holder ends with it.
-pub async fn stop(state_dir: &Path) {
-    let Ok(mut client) = Client::connect(state_dir.join(SOCKET_NAME)).await else { return };
-    if client.send(&Request::Stop).await.is_err() {
-        return;
-    }
-    // It closes the connection when its last request is done; its own bound is 30 s.
-    let ended = async { while let Ok(Some(_)) = client.recv().await {} };
-    let _ = tokio::time::timeout(Duration::from_secs(35), ended).await;
+/// Asks the proxy to finish and end; its holder ends with it. Answers whether nothing of them is left.
+pub async fn stop(state_dir: &Path) -> bool {
+    let asked = async {
+        // One that dies on the way is started again by its holder, and asked again.
+        while trundle_proxy::runs(state_dir) {
+            if let Ok(mut client) = Client::connect(state_dir.join(SOCKET_NAME)).await
+                && client.send(&Request::Stop).await.is_ok()
+            {
+                // It closes the connection when its last request is done.
+                while let Ok(Some(_)) = client.recv().await {}
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(LONGEST_END, asked).await.is_ok()
 }

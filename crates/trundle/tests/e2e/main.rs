@@ -16,6 +16,7 @@ mod follow;
 mod harness;
 mod input;
 mod json;
+mod kinds;
 mod matrix;
 mod planted;
 mod repair;

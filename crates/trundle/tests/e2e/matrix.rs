@@ -27,10 +27,9 @@ const MOST_COMMANDS: usize = 12;
 
 #[test]
 fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
-    assert!(
-        cfg!(debug_assertions),
-        "crash points are not built without debug assertions: run it in the dev profile"
-    );
+    if !cfg!(debug_assertions) {
+        panic!("crash points are not built without debug assertions: run this in the dev profile");
+    }
     let _alone = alone();
     let places = places_in_the_code();
     let calm = Night::run(None);
@@ -113,7 +112,7 @@ struct Night {
 }
 
 impl Night {
-    /// A version, a second one with a pause in it, a bad one, its fix, and the way back.
+    /// A version, a second one with a pause in it, a bad one, its fix, the way back, and the end of everything.
     fn run(kill: Option<&Kill>) -> Self {
         let env = r#"START_MS = "30", STOP_MS = "3000""#;
         let budget =
@@ -142,6 +141,12 @@ impl Night {
         drop(keeper);
         // It may have died last: then the next look starts one.
         site.run(&["wait", "--timeout", "1ms"]);
+        let history = site.run(&["history", "--json"]).expect(0).json();
+        let told = without_moments(serde_json::json!({ "status": status, "history": history }));
+        let running = expect_true(&site, &status);
+        insist(&site, &["down"], 0);
+        let left: Vec<_> = site.procs().into_iter().map(|p| (p.pid, p.args)).collect();
+        assert!(left.is_empty(), "{kill:?}: left behind by `down`: {left:?}");
         let text = fs::read_to_string(points.join("hits")).unwrap();
         let mut hits = BTreeMap::new();
         let mut died = None;
@@ -152,9 +157,6 @@ impl Night {
                 died = pid.parse().ok();
             }
         }
-        let history = site.run(&["history", "--json"]).expect(0).json();
-        let told = without_moments(serde_json::json!({ "status": status, "history": history }));
-        let running = expect_true(&site, &status);
         Self { hits, died, asked, failed, told, running }
     }
 }

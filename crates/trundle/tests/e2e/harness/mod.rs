@@ -170,6 +170,9 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         if self.procs().is_empty() {
+            if !std::thread::panicking() {
+                self.audit();
+            }
             return;
         }
         let before = if std::thread::panicking() {

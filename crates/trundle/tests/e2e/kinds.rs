@@ -1,0 +1,177 @@
+//! Apps that are not eight servers behind one address, and rollouts that are not one good version after another: workers,
+//! a fixed port, several apps in one daemon, one version over the other, failures that are borne.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use crate::bad_version::versions;
+use crate::harness::prober::Prober;
+use crate::harness::procs::Proc;
+use crate::harness::{Site, alone, load, sample, wait_for};
+
+const ONE_MORE: &str = "max_surge = 1\nmax_unavailable = 0\nhealthy_deadline = \"10s\"";
+
+/// `trundle.toml` of an app that takes no requests: it is healthy while a command says so.
+fn worker(name: &str, replicas: u32) -> String {
+    let text = sample(replicas, r#"START_MS = "0""#, ONE_MORE);
+    let text = text.replace("\"web\"", &format!("\"{name}\""));
+    let text = text.replace("[listen]\nhttp = \"@LISTEN@\"\n\n", "");
+    text.replace("http = \"/ready\"", "exec = [\"test\", \"-e\", \"@DIR@/healthy\"]\ninterval = \"100ms\"")
+}
+
+#[test]
+fn a_worker_rolls_without_an_address() {
+    let site = Site::with(&worker("queue", 3));
+    std::fs::write(site.dir().join("healthy"), "").unwrap();
+    site.deploy("1", &[]).expect(0);
+    let prober = Prober::start(&site);
+    let said = site.deploy("2", &[]).expect(0);
+    let seen = prober.finish();
+    // Who else is alive is told by `status`: to an observer the check of a worker looks like a worker.
+    assert!(seen.lowest_serving >= 3, "{seen:?}");
+    let status = site.status();
+    assert_eq!((&status["lowest_available"], &status["highest_total"]), (&3.into(), &4.into()), "{status}");
+    assert_eq!(versions(&status), [("2".to_owned(), 3)].into(), "{status}");
+    assert!(status["requests"].is_null(), "nobody counts what never comes: {status}");
+    assert!(!said.stdout.contains("requests"), "{said}");
+    assert!(!site.procs().iter().any(Proc::is_proxy), "a worker needs no proxy");
+
+    // What its command says is what counts.
+    std::fs::remove_file(site.dir().join("healthy")).unwrap();
+    wait_for("three unready workers", 10, || (site.status()["available"] == 0).then_some(()));
+    let bad = site.deploy("3", &["--set", "rollout.healthy_deadline=1s", "--timeout", "20s"]).expect(10);
+    assert!(bad.stdout.contains("test -e"), "the card names the command: {bad}");
+    assert_eq!(
+        site.apps().iter().filter(|p| p.env["TRUNDLE_VERSION"] == "2").count(),
+        3,
+        "nobody was stopped"
+    );
+}
+
+#[test]
+fn a_fixed_port_is_one_instance_at_a_time() {
+    let site = Site::new();
+    let port = site.spare_port();
+    let text = sample(1, r#"START_MS = "50""#, "").replace("[run]\n", &format!("[run]\nport = {port}\n"));
+    site.write(&text);
+    site.deploy("1", &[]).expect(0);
+    let plan = site.run(&["plan", "--set", "version=2", "--json"]).expect(0).json();
+    assert_eq!(plan["floor"], 0, "one that stops first has nobody to serve meanwhile: {plan}");
+    let prober = Prober::start(&site);
+    site.deploy("2", &[]).expect(0);
+    site.deploy("3", &["--set", "run.env.FAIL=exit:3"]).expect(10);
+    site.run(&["rollback"]).expect(0);
+    let seen = prober.finish();
+    assert_eq!(seen.highest_alive, 1, "{seen:?}");
+    assert_eq!(versions(&site.status()), [("2".to_owned(), 1)].into());
+    assert_eq!(site.apps()[0].port(), Some(port));
+    assert!(site.get("/").unwrap().contains("x-app-version: 2"));
+    let two = site.deploy("4", &["--set", "replicas=2"]).expect(1);
+    assert!(two.stderr.contains("port"), "{two}");
+}
+
+#[test]
+fn several_apps_roll_at_once_and_each_has_its_own_end() {
+    let _alone = alone();
+    let site = Site::new();
+    let others = [("api", 2), ("queue", 2), ("mail", 1)];
+    std::fs::write(site.dir().join("healthy"), "").unwrap();
+    let web = || site.write(&sample(4, r#"START_MS = "100""#, ONE_MORE));
+    web();
+    site.deploy("1", &[]).expect(0);
+    for (name, replicas) in others {
+        site.write(&worker(name, replicas));
+        site.deploy("1", &[]).expect(0);
+    }
+    let load = load::start_quick(&site, 8, 2);
+    let rolling: Vec<_> = others
+        .iter()
+        .map(|(name, replicas)| {
+            let file = format!("{name}.toml");
+            site.write(&worker(name, *replicas));
+            std::fs::copy(site.dir().join("trundle.toml"), site.dir().join(&file)).unwrap();
+            let fail = if *name == "mail" { "exit:7" } else { "" };
+            let fail = format!("run.env.FAIL={fail}");
+            site.start(&["deploy", "-f", &file, "--set", "version=2", "--set", &fail])
+        })
+        .collect();
+    web();
+    site.deploy("2", &[]).expect(0);
+    let codes: Vec<i32> = rolling.into_iter().map(|running| running.finish().code).collect();
+    assert_eq!(codes, [0, 0, 10], "api, queue, and mail, which dies at once");
+    load.finish().expect_none_lost(100);
+    let all = site.run(&["status", "--json"]).expect(0).json();
+    let ends: BTreeMap<&str, &str> = all["apps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|app| (app["app"].as_str().unwrap(), app["rollout"]["state"].as_str().unwrap()))
+        .collect();
+    let expected = [("api", "succeeded"), ("mail", "paused"), ("queue", "succeeded"), ("web", "succeeded")];
+    assert_eq!(ends, expected.into(), "{all}");
+    // One taken down leaves the others alone.
+    site.run(&["down", "api"]).expect(0);
+    assert_eq!(site.apps().len(), 4 + 2 + 1);
+    assert!(site.get("/").unwrap().contains("x-app-version: 2"));
+}
+
+/// Each new one takes a second: the next version comes while the one before is half there.
+#[test]
+fn one_version_over_the_other_over_the_other() {
+    let _alone = alone();
+    let site = Site::with(&sample(4, r#"START_MS = "0""#, ONE_MORE));
+    site.deploy("1", &[]).expect(0);
+    let (prober, load) = (Prober::start(&site), load::start_quick(&site, 8, 5));
+    let begin = |version: &str| {
+        let set = format!("version={version}");
+        let running = site.start(&["deploy", "--set", &set, "--set", "run.env.START_MS=1000"]);
+        wait_for("an instance of it that serves", 20, || {
+            versions(&site.status()).get(version).is_some_and(|n| *n > 0).then_some(())
+        });
+        running
+    };
+    let (second, third) = (begin("2"), begin("3"));
+    let mix = versions(&site.status());
+    assert!(mix.len() >= 3, "three versions at once: {mix:?}");
+    let last = site.deploy("4", &[]).expect(0);
+    let (second, third) = (second.finish().expect(14), third.finish().expect(14));
+    assert!(second.stderr.contains("rollout 3") && third.stderr.contains("rollout 4"), "{second}\n{third}");
+    assert_eq!(versions(&site.status()), [("4".to_owned(), 4)].into(), "{last}");
+    let seen = prober.finish();
+    load.finish().expect_none_lost(100);
+    assert!(seen.lowest_serving >= 4 && seen.highest_alive <= 5, "{seen:?}");
+    // The way back leads to what succeeded, not to what was passed over.
+    site.run(&["rollback"]).expect(0);
+    assert_eq!(versions(&site.status()), [("1".to_owned(), 4)].into());
+}
+
+/// New ones die as long as what they need is away. Up to `max_failures` that is borne.
+#[test]
+fn a_wave_of_failures_is_borne_up_to_the_limit() {
+    let _alone = alone();
+    let config = format!("{ONE_MORE}\nmax_failures = 3");
+    let site = Site::with(&sample(4, r#"START_MS = "0""#, &config));
+    site.deploy("1", &[]).expect(0);
+    let (prober, load) = (Prober::start(&site), load::start_quick(&site, 8, 5));
+    let needs = format!("run.env.FAIL=dependency:127.0.0.1:{}", site.spare_port());
+
+    let card = site.deploy("2", &["--set", &needs]).expect(10);
+    let status = site.status();
+    assert_eq!(status["rollout"]["failures"], 3, "{status}");
+    assert_eq!(versions(&status), [("1".to_owned(), 4)].into(), "{status}");
+    assert!(card.stdout.contains("cannot reach the cache"), "{card}");
+
+    // Back after two more have died: nobody is asked.
+    let rolling = site.start(&["deploy", "--set", &needs, "--set", "version=3"]);
+    wait_for("two failures", 30, || {
+        let rollout = &site.status()["rollout"];
+        (rollout["to_version"] == "3" && rollout["failures"].as_u64() >= Some(2)).then_some(())
+    });
+    let cache = TcpListener::bind(("127.0.0.1", site.spare_port())).unwrap();
+    let said = rolling.finish().expect(0);
+    drop(cache);
+    assert_eq!(versions(&site.status()), [("3".to_owned(), 4)].into(), "{said}");
+    let seen = prober.finish();
+    load.finish().expect_none_lost(100);
+    assert!(seen.lowest_serving >= 4 && seen.highest_alive <= 5, "{seen:?}");
+}
