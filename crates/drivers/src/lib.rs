@@ -31,9 +31,11 @@ pub mod shim;
 mod sockets;
 mod sweep;
 mod sys;
+mod unused;
 
 pub use detach::detach;
 pub use prepare::{Draft, DraftArtifact, PrepareError, prepare};
 pub use process::{DriverError, ProcessConfig, ProcessDriver, Running, still_running};
 pub use secret::Secret;
 pub use shim::run_shim;
+pub use unused::remove_unused;

@@ -19,6 +19,7 @@ use trundle_core::revision::{Digest, Sealed, SealedKey, SealedOrigin, hex};
 use crate::durable;
 use crate::layout::Layout;
 use crate::secret::Secret;
+use crate::unused;
 
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
@@ -71,9 +72,13 @@ impl Sealer {
         let mut id = Digest::of(listed.as_bytes()).0;
         id.truncate(32);
         let sealed = Sealed { id, keys };
+        let path = self.path(&sealed);
+        let failed = |source| SealError::Io { what: "keep", path: path.clone(), source };
+        let _lock = unused::lock(&self.layout).map_err(failed)?;
         // A file that is there and opens is this one: its name is made of its content.
-        if self.open_values(&sealed).is_err() {
-            self.write(&sealed, values)?;
+        match self.open_values(&sealed) {
+            Ok(_) => unused::renew(&path).map_err(failed)?,
+            Err(_) => self.write(&sealed, values)?,
         }
         Ok(sealed)
     }

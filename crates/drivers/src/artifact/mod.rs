@@ -23,6 +23,7 @@ use crate::durable;
 use crate::layout::Layout;
 use crate::seal::random;
 use crate::shim::record::Refusal;
+use crate::unused;
 use copy::{Copy, links_stay_inside};
 
 pub(crate) const FILES_MAX: usize = 100_000;
@@ -106,9 +107,10 @@ pub(crate) fn import(layout: &Layout, source: &Path, as_written: String) -> Resu
 
 fn publish(layout: &Layout, aside: &Path, artifact: &Artifact) -> io::Result<()> {
     let place = folder(layout, artifact);
+    let _lock = unused::lock(layout)?;
     if place.exists() {
         if verify(layout, artifact).is_ok() {
-            return Ok(());
+            return unused::renew(&place);
         }
         // Somebody changed the copy: the new one takes its place. Who runs from the old one keeps its open files.
         let damaged = aside.with_extension("damaged");

@@ -1,5 +1,6 @@
 //! The daemon: the engine on a thread of its own, wired to processes, the proxy and the API.
 
+mod cleaner;
 mod engine_thread;
 pub mod proxy;
 mod router;
@@ -89,6 +90,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
     runtime.spawn(router::keep(traffic.clone(), config.state_dir.clone()));
     runtime.spawn(sampler::keep(handle.clone(), traffic.clone(), config.state_dir.clone()));
+    runtime.spawn(cleaner::keep(handle.clone(), config.state_dir.clone()));
     notify_ready();
     crash_point!("daemon.ready");
     let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic));

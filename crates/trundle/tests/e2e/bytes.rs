@@ -132,3 +132,53 @@ fn the_same_label_with_new_bytes_is_a_new_revision() {
     assert_eq!(site.status()["rollout"]["to"], 2);
     assert!(site.apps().iter().all(|app| says(app).as_deref() == Some("three-two")));
 }
+
+#[test]
+fn what_no_version_needs_is_removed_and_what_one_may_go_back_to_stays() {
+    let site = Site::with(&text("command = [\"./app\"]\nartifact = \"dist\"\nsecrets = [\"KEY\"]"));
+    fs::create_dir(site.dir().join("dist")).unwrap();
+    let script = site.dir().join("dist/app");
+    let deploy = |version: &str, word: &str| {
+        write_script(&script, word);
+        let set = format!("version={version}");
+        let quick = ["--set", "rollout.min_healthy_time=0s", "--set", "rollout.history_limit=1"];
+        let mut command = site.command(&[&["deploy", "--set", &set], &quick[..]].concat());
+        command.env("KEY", word);
+        crate::harness::Running::of(command).finish().expect(0);
+    };
+    let stored = |folder: &str| {
+        let entries = fs::read_dir(site.state().join(folder)).unwrap().flatten();
+        entries.map(|entry| entry.path()).collect::<std::collections::BTreeSet<_>>()
+    };
+    deploy("3.1", "one");
+    let oldest: Vec<_> = ["artifacts", "sealed"].iter().flat_map(|folder| stored(folder)).collect();
+    assert_eq!(oldest.len(), 2);
+    deploy("3.2", "two");
+    deploy("3.3", "three");
+    // Another plan than the running version, made a moment ago: nobody names it, and it is young.
+    write_script(&script, "four");
+    site.run(&["plan", "--set", "version=3.4", "--set", "run.secrets=[]"]).expect(0);
+    let before = stored("artifacts");
+    assert_eq!(before.len(), 4);
+    // All others were last deployed two hours ago.
+    let young: Vec<_> = before.iter().filter(|path| holds(path, "four")).cloned().collect();
+    assert_eq!(young.len(), 1);
+    let past = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    for path in before.iter().chain(&stored("sealed")).filter(|path| !young.contains(path)) {
+        fs::File::open(path).unwrap().set_modified(past).unwrap();
+    }
+    let daemon = site.daemon().unwrap();
+    daemon.kill9();
+    wait_for("its end", 5, || (!daemon.lives()).then_some(()));
+    site.run(&["wait", "--timeout", "1ms"]);
+    wait_for("the end of what 3.1 was", 20, || oldest.iter().all(|path| !path.exists()).then_some(()));
+    assert_eq!(stored("artifacts").len(), 3, "two versions and the young one");
+    assert_eq!(stored("sealed").len(), 2);
+    site.run(&["rollback"]).expect(0);
+    assert!(site.apps().iter().all(|app| says(app).as_deref() == Some("two")));
+}
+
+/// Whether the copy of `app` answers with this word.
+fn holds(artifact: &Path, word: &str) -> bool {
+    fs::read_to_string(artifact.join("tree/app")).is_ok_and(|text| text.contains(word))
+}
