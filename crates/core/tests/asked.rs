@@ -333,3 +333,27 @@ fn a_base_that_dies_in_a_left_out_place_comes_back() {
         (RolloutState::Failed, 1, 7)
     );
 }
+
+/// Who lost the answer asks again, and gets no second rollout.
+#[test]
+fn to_go_back_to_what_is_wanted_is_nothing_to_do() {
+    let mut world = World::with(settings(3, counts(1, 0)));
+    let named = |n| Request::Rollback(Some(RevisionNumber(n)));
+    let again = |world: &World, n| {
+        let step = world.state.permit(&named(n)).unwrap();
+        assert!(step.commands.is_empty(), "{step:?}");
+        (step.rollout.map(|r| r.0), step.says)
+    };
+    assert_eq!(again(&world, 1), (None, "1 of web is what runs: nothing to do".to_owned()));
+    world.deploy("2");
+    assert_eq!(again(&world, 2), (Some(2), "rollout 2 to 2 is on its way already".to_owned()));
+    world.request(named(1));
+    assert_eq!(again(&world, 1), (Some(2), "rollout 2 is going back to 1 already".to_owned()));
+    assert!(world.state.permit(&named(2)).is_err(), "a way back is never rolled back");
+    world.run();
+    assert_eq!(again(&world, 1).0, None);
+    // Nothing runs: then it is no repetition.
+    world.request(Request::Down);
+    world.run();
+    assert!(!world.state.permit(&named(1)).unwrap().commands.is_empty());
+}

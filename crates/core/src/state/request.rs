@@ -195,6 +195,10 @@ impl AppState {
 
     fn permit_rollback(&self, to: Option<RevisionNumber>) -> Result<Step, Refusal> {
         if let Some(open) = self.open_rollout().filter(|r| r.back_to.is_some()) {
+            if to == Some(open.target()) {
+                let version = self.version_of(open.target());
+                return Ok(self.nothing(format!("rollout {} is going back to {version} already", open.id)));
+            }
             return refuse(format!(
                 "rollout {} is going back to {} already; a way back is never rolled back",
                 open.id,
@@ -208,13 +212,12 @@ impl AppState {
                     self.app, self.app
                 ));
             }
-            Some(named) if Some(named) == self.target && !self.down => {
-                return refuse(format!(
-                    "revision {named} ({}) is the wanted one already",
-                    self.version_of(named)
-                ));
+            Some(named) => {
+                if let Some(step) = self.wanted_already(named) {
+                    return Ok(step);
+                }
+                named
             }
-            Some(named) => named,
             None => match self.rollback_target() {
                 Some(found) => found,
                 None => {
@@ -230,6 +233,21 @@ impl AppState {
             return Ok(self.step(vec![Command::TurnBack { to, aborted: false }], open.id, says));
         }
         Ok(self.roll(Vec::new(), to, RolloutKind::Rollback, says))
+    }
+
+    /// Asked again, as by who lost the answer: the same as once.
+    fn wanted_already(&self, named: RevisionNumber) -> Option<Step> {
+        if Some(named) != self.target || self.down {
+            return None;
+        }
+        let version = self.version_of(named);
+        if let Some(open) = self.open_rollout() {
+            let says = format!("rollout {} to {version} is on its way already", open.id);
+            return Some(Step { commands: Vec::new(), rollout: Some(open.id), says });
+        }
+        let failed = self.last_rollout().is_some_and(|r| r.state == RolloutState::Failed);
+        let runs = self.base == self.target && !failed;
+        runs.then(|| self.nothing(format!("{version} of {} is what runs: nothing to do", self.app)))
     }
 
     fn permit_scale(&self, replicas: u32) -> Result<Step, Refusal> {

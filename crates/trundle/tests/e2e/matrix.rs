@@ -59,26 +59,14 @@ fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
             scope.spawn(|| {
                 loop {
                     let Some(kill) = left.lock().unwrap().pop() else { return };
-                    let night = Night::run(Some(&kill));
-                    // What comes late in a night may not come at all on a slower one.
-                    let (kill, night) = match night.died {
-                        Some(_) => (kill, night),
-                        None => {
-                            let first = Kill { n: 1, ..kill };
-                            let night = Night::run(Some(&first));
-                            (first, night)
+                    match try_it(kill.clone(), &calm) {
+                        Ok(night) => done.lock().unwrap().push(night),
+                        Err(wrong) => {
+                            let wrong = format!("{} {}: {wrong}", kill.place, kill.n);
+                            println!("{wrong}");
+                            complaints.lock().unwrap().push(wrong);
                         }
-                    };
-                    let wrong = judge(&kill, &night, &calm);
-                    if !wrong.is_empty() {
-                        complaints.lock().unwrap().push(format!(
-                            "{} {}: {}",
-                            kill.place,
-                            kill.n,
-                            wrong.join("; ")
-                        ));
                     }
-                    done.lock().unwrap().push((kill, night));
                 }
             });
         }
@@ -87,6 +75,27 @@ fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
     print_table(&hits, &done);
     let complaints = complaints.into_inner().unwrap();
     assert!(complaints.is_empty(), "{} of {tried} nights:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+fn try_it(kill: Kill, calm: &Night) -> Result<(Kill, Night), String> {
+    let run = |kill: &Kill| {
+        std::panic::catch_unwind(|| Night::run(Some(kill))).map_err(|why| {
+            let text = why.downcast_ref::<String>().cloned();
+            text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+        })
+    };
+    let night = run(&kill)?;
+    // What comes late in a night may not come at all on a slower one.
+    let (kill, night) = match night.died {
+        Some(_) => (kill, night),
+        None => {
+            let first = Kill { n: 1, ..kill };
+            let night = run(&first)?;
+            (first, night)
+        }
+    };
+    let wrong = judge(&kill, &night, calm);
+    if wrong.is_empty() { Ok((kill, night)) } else { Err(wrong.join("; ")) }
 }
 
 /// One hit of one place.
