@@ -1,5 +1,6 @@
 //! The journal: what happened, in order, before anything is done about it.
 
+mod head;
 mod memory;
 mod sqlite;
 
@@ -37,7 +38,11 @@ pub enum JournalError {
     )]
     Broken(String),
     /// What is there is not what was written.
-    #[error("the journal is damaged at record {n}: {detail}; nothing was changed; restore a copy of {path}")]
+    #[error(
+        "the journal is damaged{at}: {detail}; nothing was changed, and what runs goes on; move {path}, what begins with \
+         its name, and journal.head aside, put a copy of the journal in their place, and start the daemon again",
+        at = if *n == 0 { String::new() } else { format!(" at record {n}") }
+    )]
     Damaged { n: u64, detail: String, path: String },
     /// Of a newer release.
     #[error("the journal has format {found}, this release reads up to {known}; use the newer release")]
