@@ -16,6 +16,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use crate::classes::AppCell;
 use crate::stats::{BUCKETS, Histogram, bucket_of};
 use crate::sys::Words;
@@ -103,6 +106,8 @@ impl Counts {
         if file.metadata()?.len() != WORDS as u64 * 8 {
             return Err(io::Error::other("its size is wrong"));
         }
+        // One of an earlier release may have holes. No room for them: it is mapped as it is, it has served until now.
+        let _ = allocate(&file);
         let counts = Self { words: Words::map(&file, WORDS)? };
         if counts.word(0).load(Relaxed) != MAGIC || counts.word(1).load(Relaxed) != LAYOUT {
             return Err(io::Error::other("its header is wrong"));
@@ -113,6 +118,7 @@ impl Counts {
     fn create(path: &Path) -> io::Result<Self> {
         let file = open_file(path, true)?;
         file.set_len(WORDS as u64 * 8)?;
+        allocate(&file)?;
         let counts = Self { words: Words::map(&file, WORDS)? };
         counts.word(1).store(LAYOUT, Relaxed);
         counts.word(0).store(MAGIC, Release);
@@ -317,10 +323,38 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(path)
 }
 
+/// Takes the room on the disk. A word that is stored into a hole of a full file system ends the process.
+fn allocate(file: &File) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, WORDS as u64 * 8) {
+        // A file system that cannot promise room.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        allocated => Ok(allocated?),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::Ordering::SeqCst;
+
+    /// On a full disk a store into a hole would be SIGBUS, and the traffic would stop.
+    #[test]
+    fn the_file_has_no_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy-counts");
+        drop(open(&path));
+        let whole = |path: &Path| fs::metadata(path).unwrap().blocks() * 512 >= WORDS as u64 * 8;
+        assert!(whole(&path), "a new one");
+        // One that was made with holes gets its room as it is opened.
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &bytes[..64]).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(bytes.len() as u64).unwrap();
+        assert!(!whole(&path), "holes can be had here");
+        drop(open(&path));
+        assert!(whole(&path), "an old one");
+    }
 
     fn open(path: &Path) -> Counts {
         Counts::open(path).unwrap().0
