@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Millis;
 use crate::ids::{EnvKey, RevisionNumber, VersionLabel};
+use crate::settings::LONGEST_MS;
 
 /// A template that was given a number when it was first deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +150,25 @@ pub struct Health {
     pub ready_assumed: bool,
 }
 
+impl Health {
+    /// What no check can hold to, in a sentence; None where all is well.
+    pub fn problem(&self) -> Option<String> {
+        let checks =
+            [("startup", self.startup.as_ref()), ("ready", Some(&self.ready)), ("live", self.live.as_ref())];
+        checks.into_iter().filter_map(|(name, check)| Some((name, check?))).find_map(|(name, check)| {
+            let interval = (Check::SHORTEST_INTERVAL_MS..=LONGEST_MS).contains(&check.interval_ms);
+            let timeout = (1..=LONGEST_MS).contains(&check.timeout_ms);
+            let text = format!(
+                "health.{name} cannot probe every {} ms with a timeout of {} ms; use {} ms to a year, and 1 ms to a year",
+                check.interval_ms,
+                check.timeout_ms,
+                Check::SHORTEST_INTERVAL_MS
+            );
+            (!interval || !timeout).then_some(text)
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     pub probe: Probe,
@@ -186,6 +206,8 @@ pub struct HttpProbe {
 impl Check {
     pub const DEFAULT_INTERVAL_MS: Millis = 1_000;
     pub const DEFAULT_TIMEOUT_MS: Millis = 1_000;
+    /// A shorter one would be a load of its own.
+    pub const SHORTEST_INTERVAL_MS: Millis = 10;
 
     /// With the defaults of the configuration.
     pub fn new(probe: Probe) -> Self {

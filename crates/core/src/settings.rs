@@ -98,6 +98,8 @@ pub struct Problem {
     pub hint: String,
 }
 
+/// A year: longer is a mistake, and sums of such times never overflow.
+pub const LONGEST_MS: Millis = 365 * 24 * 3_600_000;
 /// The most replicas that are accepted.
 pub const MAX_REPLICAS: u32 = 1_000_000;
 
@@ -134,6 +136,19 @@ impl AppSettings {
                 format!("{} replicas are more than {MAX_REPLICAS}", self.replicas),
                 "use fewer",
             );
+        }
+        for (key, ms) in [
+            ("rollout.delay", r.delay_ms),
+            ("rollout.bake_time", r.bake_time_ms),
+            ("rollout.min_healthy_time", r.min_healthy_time_ms),
+            ("rollout.healthy_deadline", r.healthy_deadline_ms),
+            ("rollout.progress_deadline", r.progress_deadline_ms),
+            ("rollout.drain_timeout", r.drain_timeout_ms),
+            ("rollout.stop_grace_period", r.stop_grace_period_ms),
+        ] {
+            if ms > LONGEST_MS {
+                refuse(key, format!("{ms} ms are longer than a year"), "use less");
+            }
         }
         if self.fixed_port && self.replicas > 1 {
             let message = format!("a fixed port can serve one instance, but replicas = {}", self.replicas);
@@ -219,5 +234,6 @@ mod tests {
         check(|s| s.rollout.progress_deadline_ms = 299_999, &["rollout.progress_deadline"]);
         check(|s| s.rollout.min_healthy_time_ms = 300_001, &["rollout.progress_deadline"]);
         check(|s| s.fixed_port = true, &["run.port"]);
+        check(|s| s.rollout.drain_timeout_ms = LONGEST_MS + 1, &["rollout.drain_timeout"]);
     }
 }

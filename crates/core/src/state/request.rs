@@ -115,6 +115,13 @@ impl AppState {
                 self.app
             ));
         }
+        // The command line has said so with the line of the file; others ask over the socket.
+        if let Some(problem) = deploy.settings.problems().into_iter().next() {
+            return refuse(format!("{}: {}; {}", problem.key, problem.message, problem.hint));
+        }
+        if let Some(text) = deploy.template.health.problem() {
+            return refuse(text);
+        }
         let known = self.revisions.values().rev().find(|r| r.template.same_as(&deploy.template));
         let same_as_target = known.is_some_and(|k| {
             self.target.and_then(|t| self.revision(t)).is_some_and(|t| t.template.same_as(&k.template))

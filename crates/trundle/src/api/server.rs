@@ -34,6 +34,8 @@ use crate::daemon::{DaemonError, Handle, Message, Traffic};
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// A watcher is told at least this often how time goes by.
 const TIME_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of the name of who asks: a user and a host fit.
+const LONGEST_ASKER: usize = 512;
 /// A `down` of everything waits this long for the last instance.
 const LONGEST_DOWN: Duration = Duration::from_secs(600);
 
@@ -129,6 +131,7 @@ async fn ask(
     Json(ask): Json<Ask>,
 ) -> Answer<Told> {
     let app = app_name(&app)?;
+    check_asker(&ask.by)?;
     if let Request::Deploy(deploy) = &ask.request {
         door_is_free(&served.handle, &app, deploy.settings.listen.clone()).await?;
     }
@@ -136,6 +139,15 @@ async fn ask(
         is_known(&served.handle, &app, revision).await?;
     }
     tell_engine(&served.handle, app, ask.by, ask.request).await.map(Json)
+}
+
+/// It is kept in the journal for ever, and shown.
+fn check_asker(by: &str) -> Result<(), Failed> {
+    if by.len() <= LONGEST_ASKER {
+        return Ok(());
+    }
+    let text = format!("who asks is named in {} bytes; use at most {LONGEST_ASKER}", by.len());
+    Err(problem(StatusCode::BAD_REQUEST, text))
 }
 
 /// A revision that never was is a slip of the asker; no other state of the app would allow it.
@@ -278,6 +290,7 @@ async fn history(State(served): State<Served>, UrlPath(app): UrlPath<String>) ->
 }
 
 async fn down_all(State(served): State<Served>, Json(by): Json<String>) -> Answer<()> {
+    check_asker(&by)?;
     let names = served.handle.look(|engine| engine.apps().keys().cloned().collect::<Vec<_>>()).await;
     let names = names.ok_or_else(ended)?;
     for app in &names {

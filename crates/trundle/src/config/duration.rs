@@ -1,9 +1,7 @@
 //! Durations as people write them: `250ms`, `1s`, `5m`, `1h30m`. Never a number without a unit.
 
 use trundle_core::Millis;
-
-/// A year: longer is a mistake.
-const LONGEST_MS: Millis = 365 * 24 * 3_600_000;
+use trundle_core::settings::LONGEST_MS;
 
 /// Milliseconds, or what is wrong with the text.
 pub fn parse(text: &str) -> Result<Millis, &'static str> {

@@ -12,7 +12,7 @@ use super::source::shown;
 use super::value::{self, Wrong};
 
 /// Closer together, probing would be the load.
-const INTERVAL_MIN_MS: Millis = 10;
+const INTERVAL_MIN_MS: Millis = Check::SHORTEST_INTERVAL_MS;
 /// More in a row are never meant.
 const IN_A_ROW_MAX: u32 = 1_000;
 const TEXT_BYTES_MAX: usize = 4_096;
