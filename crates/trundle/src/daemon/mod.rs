@@ -69,7 +69,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     let process = ProcessConfig {
         state_dir: config.state_dir.clone(),
         ports: config.ports,
-        program,
+        program: program.clone(),
         shim_args: vec!["shim".to_owned()],
     };
     let driver = ProcessDriver::new(process, runtime.handle().clone(), report)?;
@@ -88,7 +88,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     };
     let engine = engine_thread::spawn(engine, inbox, handle.clone())
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
-    runtime.spawn(router::keep(traffic.clone(), config.state_dir.clone()));
+    runtime.spawn(router::keep(traffic.clone(), program, config.state_dir.clone()));
     runtime.spawn(sampler::keep(handle.clone(), traffic.clone(), config.state_dir.clone()));
     runtime.spawn(cleaner::keep(handle.clone(), config.state_dir.clone()));
     notify_ready();

@@ -12,11 +12,12 @@ use trundle_proxy::{Client, Request, SOCKET_NAME};
 const LONGEST_END: Duration = Duration::from_secs(35);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Starts the holder if it does not run. The holder itself makes sure that there is only one.
-pub fn ensure(state_dir: &Path) -> io::Result<()> {
+/// Starts the holder if it does not run. The holder itself makes sure that there is only one. `program`: our own file as it
+/// was called when we started; after an upgrade the file that runs has no name any more.
+pub fn ensure(program: &Path, state_dir: &Path) -> io::Result<()> {
     let log = super::start::log_file(state_dir, "proxy.log")?;
     crash_point!("router.holder.before");
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = Command::new(program)
         .args(["shim", "proxy", "--detach", "--state-dir"])
         .arg(state_dir)
         .env_clear()

@@ -203,7 +203,7 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
 }
 
 /// Keeps a proxy running and a connection to it, for the life of the daemon.
-pub async fn keep(traffic: Traffic, state_dir: PathBuf) {
+pub async fn keep(traffic: Traffic, program: PathBuf, state_dir: PathBuf) {
     let Some(mut asked) = traffic.asked.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     let path = state_dir.join(proxy::SOCKET_NAME);
     let mut pause = RECONNECT_FIRST;
@@ -230,7 +230,7 @@ pub async fn keep(traffic: Traffic, state_dir: PathBuf) {
                     continue;
                 }
                 started = Some(tokio::time::Instant::now());
-                if let Err(why) = super::proxy::ensure(&state_dir) {
+                if let Err(why) = super::proxy::ensure(&program, &state_dir) {
                     trouble(&traffic, &format!("{error}; and it cannot be started: {why}"));
                 }
             }
