@@ -2,6 +2,7 @@
 
 pub mod chaos;
 mod command;
+pub mod inject;
 pub mod load;
 pub mod prober;
 pub mod procs;
@@ -157,7 +158,7 @@ impl Site {
 
 impl Site {
     /// Every run is judged by what it left in the journal, whatever its test looked at.
-    fn audit(&self) {
+    pub fn audit(&self) {
         if !self.state().join(SqliteJournal::FILE).exists() {
             return;
         }
