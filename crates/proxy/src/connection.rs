@@ -4,6 +4,7 @@
 //! timer per connection that is set anew only when it fires or must fire earlier, so that a request costs no timer.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::framing::Framing;
 use crate::linger::linger;
 use crate::table::Limits;
 use crate::trust::Peer;
+use crate::tunnel::{self, Tunnel};
 use crate::watched::Watched;
 use crate::worker::{Door, Worker};
 
@@ -61,6 +63,8 @@ enum Verdict {
     Close,
     /// All is said, but the client still sends: it shall get the answer.
     Linger,
+    /// HTTP has ended and a WebSocket begins.
+    Tunnel,
 }
 
 pub struct Connection {
@@ -90,6 +94,8 @@ pub struct Connection {
     row: Cell<Option<EndpointRow>>,
     closing: Cell<bool>,
     killed: Cell<bool>,
+    /// A WebSocket that was agreed to: it begins where HTTP has ended.
+    tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -119,6 +125,7 @@ impl Connection {
             row: Cell::default(),
             closing: Cell::default(),
             killed: Cell::default(),
+            tunnel: RefCell::default(),
             waker: RefCell::default(),
         }
     }
@@ -150,6 +157,16 @@ impl Connection {
     pub fn answer_made(&self) {
         self.phase.set(Phase::Answering);
         self.answer_pending.set(true);
+    }
+
+    /// The answer of our own that is on its way is the last one: bytes of no HTTP follow it.
+    pub fn tunnel_follows(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+        self.answer_made();
+    }
+
+    pub fn drain_spread(&self) -> Duration {
+        Duration::from_millis(self.limits.drain_spread_ms)
     }
 
     pub fn expired(&self) -> Option<Expired> {
@@ -318,6 +335,7 @@ impl Connection {
     /// hyper is done with the connection.
     fn last_verdict(&self, result: &hyper::Result<()>) -> Verdict {
         match result {
+            Ok(()) if self.tunnel.borrow().is_some() => Verdict::Tunnel,
             Ok(()) if self.body_open.get() => Verdict::Linger,
             // It has said 400 or 431, and more of the head may be on its way.
             Err(error) if error.is_parse() => Verdict::Linger,
@@ -329,7 +347,7 @@ impl Connection {
 /// Serves a connection to its end.
 pub async fn serve<S>(stream: S, state: Rc<Connection>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + 'static,
 {
     let mut builder = http1::Builder::new();
     builder
@@ -375,7 +393,7 @@ where
             match state.verdict(Instant::now()) {
                 Verdict::GoOn => timer.as_mut().reset(deadline.into()),
                 Verdict::Ask => {}
-                verdict @ (Verdict::CloseHead | Verdict::Close | Verdict::Linger) => {
+                verdict @ (Verdict::CloseHead | Verdict::Close | Verdict::Linger | Verdict::Tunnel) => {
                     return Poll::Ready(verdict);
                 }
             }
@@ -388,6 +406,13 @@ where
             let mut stream = connection.into_parts().io.into_inner().stream;
             let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
             let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(answer)).await;
+        }
+        Verdict::Tunnel => {
+            let parts = connection.into_parts();
+            let tunnel = state.tunnel.borrow_mut().take();
+            if let Some(tunnel) = tunnel {
+                tunnel::run(parts.io.into_inner().stream, parts.read_buf, tunnel, state).await;
+            }
         }
         Verdict::Linger => linger(connection.into_parts().io.into_inner().stream, &state).await,
     }

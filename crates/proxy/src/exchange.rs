@@ -5,11 +5,14 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use crate::classes::{AppCell, Lost};
 use crate::endpoint::{Claim, Flag};
 use crate::pool::Upstream;
+use crate::stream::EndpointStream;
 use crate::worker::Worker;
 
 pub struct Exchange {
@@ -18,6 +21,8 @@ pub struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
     app_error: bool,
+    /// Until a WebSocket was open: how long that lasts is no latency.
+    opened_after: Option<Duration>,
     counted: bool,
 }
 
@@ -26,7 +31,15 @@ impl Exchange {
     pub fn new(claim: Claim, upstream: Upstream, worker: Rc<Worker>, started: Instant) -> Self {
         let counts = &claim.endpoint().counts;
         counts.requests(claim.endpoint().row).fetch_add(1, Relaxed);
-        Self { claim, upstream: Some(upstream), worker, started, app_error: false, counted: false }
+        Self {
+            claim,
+            upstream: Some(upstream),
+            worker,
+            started,
+            app_error: false,
+            opened_after: None,
+            counted: false,
+        }
     }
 
     pub fn claim(&self) -> &Claim {
@@ -63,11 +76,23 @@ impl Exchange {
     /// The client has its answer.
     pub fn answered(mut self) {
         let endpoint = self.claim.endpoint();
-        endpoint.counts.answered(endpoint.version_row, self.started.elapsed());
+        let took = self.opened_after.unwrap_or_else(|| self.started.elapsed());
+        endpoint.counts.answered(endpoint.version_row, took);
         if self.app_error {
             endpoint.counts.app_cell(endpoint.app_row, AppCell::AppErrors).fetch_add(1, Relaxed);
         }
         self.counted = true;
+    }
+
+    /// The endpoint has agreed to a WebSocket; answers its connection, once it is free of HTTP.
+    pub async fn open(&mut self) -> Option<(EndpointStream, Bytes)> {
+        self.opened_after = Some(self.started.elapsed());
+        self.upstream.as_mut()?.leave_http().await
+    }
+
+    /// The client was asked to come again.
+    pub fn told(mut self) {
+        self.count(AppCell::Told);
     }
 
     /// The endpoint's connection broke: cut if that was our doing, crashed otherwise.

@@ -27,11 +27,17 @@ use crate::exchange::Exchange;
 use crate::headers::{self, Origin};
 use crate::replay::Again;
 use crate::routes::{Route, Tried};
+use crate::tunnel::Tunnel;
+use crate::upgrade;
 
 /// The client is gone: there is nobody to answer.
 #[derive(Debug, Error)]
 #[error("the client has gone away")]
 pub struct Gone;
+
+/// Marks a request on its way to an endpoint.
+#[derive(Debug, Clone, Copy)]
+struct WantsWebSocket;
 
 /// An answer that the proxy gives by itself, with the class that it counts under.
 struct Refusal {
@@ -118,6 +124,7 @@ fn prepare(
     }
     set_target(&mut head, client)?;
 
+    let wants_websocket = upgrade::is_wanted(&head, &body);
     let origin = Origin { peer_value: client.peer_value.as_ref(), trusted: route.trust.covers(client.peer) };
     headers::to_endpoint(&mut head.headers, &origin);
     if chunked {
@@ -126,6 +133,10 @@ fn prepare(
     }
     head.version = Version::HTTP_11;
     head.extensions.clear();
+    if wants_websocket {
+        upgrade::ask(&mut head.headers);
+        head.extensions.insert(WantsWebSocket);
+    }
     let body = RequestBody::new(body, route.limits.body_bytes, Rc::clone(client));
     Ok(Request::from_parts(head, body))
 }
@@ -250,6 +261,7 @@ async fn send(
     again: Option<Again>,
 ) -> Sent {
     client.sent_to(exchange.claim().endpoint());
+    let wants_websocket = request.extensions().get::<WantsWebSocket>().is_some();
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
     let mut answer = pin!(upstream.sender.try_send_request(request));
     // The deadline is the connection's: it polls us again when it is over.
@@ -259,9 +271,13 @@ async fn send(
     })
     .await;
     match answer {
-        // Nobody asked to switch: bytes after this would be anything.
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            bad_response(client, exchange)
+            if wants_websocket && upgrade::is_agreed(response.headers()) {
+                opened(client, route, exchange, response).await
+            } else {
+                // Nobody asked to switch: bytes after this would be anything.
+                bad_response(client, exchange)
+            }
         }
         Ok(Ok(response)) => {
             if let Some(again) = again {
@@ -327,6 +343,26 @@ fn bad_response(client: &Connection, exchange: Exchange) -> Sent {
     exchange.failed(class);
     let reason = format!("an instance of {} answered with something that is not HTTP\n", client.app);
     Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
+}
+
+/// Hands on that the endpoint has agreed; the WebSocket begins when the client's kernel has this.
+async fn opened(
+    client: &Rc<Connection>,
+    route: &Route,
+    mut exchange: Exchange,
+    response: Response<Incoming>,
+) -> Sent {
+    let (mut head, _) = response.into_parts();
+    let Some((endpoint, early)) = exchange.open().await else { return bad_response(client, exchange) };
+    headers::to_client(&mut head.headers);
+    upgrade::ask(&mut head.headers);
+    if let Some(name) = &route.version_header {
+        head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
+    }
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    client.tunnel_follows(Tunnel { exchange, endpoint, early });
+    Sent::Answered(Response::from_parts(head, ResponseBody::Made(Full::default())))
 }
 
 /// Hands an endpoint's answer on.

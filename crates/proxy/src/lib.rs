@@ -48,7 +48,10 @@ mod stream;
 mod sys;
 mod tally;
 mod trust;
+mod tunnel;
+mod upgrade;
 mod watched;
+mod websocket;
 mod worker;
 
 use std::ffi::OsString;

@@ -11,9 +11,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::body::RequestBody;
@@ -46,6 +48,8 @@ pub struct Upstream {
     pub sender: SendRequest<RequestBody>,
     stream: EndpointStream,
     driver: AbortHandle,
+    /// What hyper had read beyond its last answer, once it is done with the connection.
+    rest: oneshot::Receiver<Bytes>,
 }
 
 impl Drop for Upstream {
@@ -59,6 +63,12 @@ impl Upstream {
     /// written the whole request, and waits for another.
     fn is_clean(&self) -> bool {
         !self.sender.is_closed() && self.sender.is_ready()
+    }
+
+    /// The stream without HTTP on it, and what has come on it already. None: it broke.
+    pub async fn leave_http(&mut self) -> Option<(EndpointStream, Bytes)> {
+        let rest = (&mut self.rest).await.ok()?;
+        Some((self.stream.clone(), rest))
     }
 
     /// See [`EndpointStream::is_untouched`].
@@ -121,7 +131,7 @@ impl Pools {
         }
         stream.set_nodelay(true)?;
         let stream = EndpointStream::new(stream);
-        let (sender, connection) =
+        let (sender, mut connection) =
             http1::Builder::new().handshake(TokioIo::new(stream.clone())).await.map_err(io::Error::other)?;
 
         let mut pools = self.by_row.borrow_mut();
@@ -132,12 +142,16 @@ impl Pools {
         let number = pool.next;
         pool.next += 1;
         let forget = Forget { pools: Rc::clone(self), endpoint: Arc::clone(endpoint), number };
+        let (said, rest) = oneshot::channel();
         let driver = tokio::task::spawn_local(async move {
             let _forget = forget;
-            let _ = connection.await; // its errors reach the request that is on it
+            // Its errors reach the request that is on it.
+            if (&mut connection).await.is_ok() {
+                let _ = said.send(connection.into_parts().read_buf);
+            }
         });
         pool.drivers.insert(number, driver.abort_handle());
-        Ok(Upstream { sender, stream, driver: driver.abort_handle() })
+        Ok(Upstream { sender, stream, driver: driver.abort_handle(), rest })
     }
 
     /// After a new table: nothing waits for an endpoint that is not routed, and nothing runs on one that is cut.

@@ -123,6 +123,8 @@ pub struct Limits {
     pub response_timeout_ms: u64,
     /// For one attempt to connect to an endpoint.
     pub connect_timeout_ms: u64,
+    /// Streams that must move to another endpoint are told at moments spread over this time.
+    pub drain_spread_ms: u64,
     /// Client connections at once; above it, new ones wait in the kernel's queue.
     pub max_connections: usize,
 }
@@ -137,6 +139,7 @@ impl Default for Limits {
             idle_timeout_ms: 75_000,
             response_timeout_ms: 60_000,
             connect_timeout_ms: 1_000,
+            drain_spread_ms: 2_000,
             max_connections: 10_000,
         }
     }

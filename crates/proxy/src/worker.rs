@@ -84,6 +84,8 @@ pub struct Worker {
     pub random: RefCell<Random>,
     connections: RefCell<HashMap<u64, (Listen, Rc<Connection>)>>,
     next_connection: Cell<u64>,
+    /// A table came into force, an address or this thread is on its way out.
+    pub changed: Notify,
     /// Woken when a connection ends.
     ended: Notify,
     over: Cell<bool>,
@@ -109,6 +111,7 @@ pub fn start(
             random: RefCell::new(Random::new()),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
+            changed: Notify::new(),
             ended: Notify::new(),
             over: Cell::new(false),
         });
@@ -126,6 +129,12 @@ impl Worker {
     /// The thread ends, and takes what is in flight with it.
     pub fn is_over(&self) -> bool {
         self.over.get()
+    }
+
+    /// Any time below this one, each as likely.
+    pub fn draw_below(&self, most: Duration) -> Duration {
+        let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.random.borrow_mut().below(most.max(1)))
     }
 
     async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -146,9 +155,11 @@ impl Worker {
                     let connections = self.connections.borrow();
                     let left = connections.values().filter(|(of, _)| *of == listen);
                     left.for_each(|(_, connection)| connection.close_when_idle());
+                    self.changed.notify_waiters();
                 }
                 Command::Refresh(cut) => {
                     self.pools.refresh();
+                    self.changed.notify_waiters();
                     for (_, connection) in self.connections.borrow().values() {
                         cut.iter().for_each(|row| connection.cut_if_blocked(*row));
                     }
@@ -164,6 +175,7 @@ impl Worker {
 
     async fn finish(&self, bound: Duration) {
         self.connections.borrow().values().for_each(|(_, connection)| connection.close_when_idle());
+        self.changed.notify_waiters();
         let all_ended = async {
             while !self.connections.borrow().is_empty() {
                 self.ended.notified().await;

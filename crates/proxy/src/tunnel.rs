@@ -1,0 +1,248 @@
+//! A WebSocket after its handshake: bytes in both directions until one side ends, and a word to the client when its
+//! instance has to leave.
+//!
+//! The word is a Close frame between two frames of the instance, after a time drawn from the app's `drain_spread`, so that
+//! those who come again do not all come at once. The client's Close in answer goes to the instance, which so learns of
+//! the end too. The claim is held until the end, so that a drain waits for it.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::endpoint::Flag;
+use crate::exchange::Exchange;
+use crate::stream::EndpointStream;
+use crate::websocket::{self, Frames};
+
+const PIECE_BYTES: usize = 16 * 1024;
+/// A connection that says nothing is asked for a sign of life after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// For the other side to end once one has.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The endpoint's side, when it has agreed.
+pub struct Tunnel {
+    pub exchange: Exchange,
+    pub endpoint: EndpointStream,
+    /// What came after its head.
+    pub early: Bytes,
+}
+
+/// What the two directions and the drain tell each other.
+#[derive(Default)]
+struct Talk {
+    /// The client is to be told.
+    tell: Cell<bool>,
+    told: Cell<bool>,
+    /// A Close frame went up, or down from the endpoint itself.
+    client_closed: Cell<bool>,
+    endpoint_closed: Cell<bool>,
+    changed: Notify,
+}
+
+/// Why a direction has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client has ended its stream, or is gone.
+    Client,
+    /// The client has answered the word that it was told.
+    Answered,
+    Endpoint,
+    Cut,
+}
+
+/// Carries it to its end. `early` came from the client after its head.
+pub async fn run<S>(stream: S, early: Bytes, tunnel: Tunnel, client: Rc<Connection>)
+where
+    S: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    keep_alive(&stream);
+    let Tunnel { exchange, endpoint, early: from_endpoint } = tunnel;
+    let talk = Talk::default();
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    let (mut out_of_endpoint, mut into_endpoint) = tokio::io::split(endpoint);
+    let end = {
+        let mut up = std::pin::pin!(up(&mut from_client, &mut into_endpoint, early, &talk));
+        let mut down = std::pin::pin!(down(&mut out_of_endpoint, &mut to_client, from_endpoint, &talk));
+        let end = tokio::select! {
+            end = leave(&exchange, &client, &talk) => end,
+            end = &mut up => end,
+            end = &mut down => end,
+        };
+        // The other side may have a last word, such as its Close in answer.
+        match end {
+            End::Client | End::Answered => {
+                let _ = tokio::time::timeout(LAST_WORDS, down).await;
+            }
+            End::Endpoint => {
+                let _ = tokio::time::timeout(LAST_WORDS, up).await;
+            }
+            End::Cut => {}
+        }
+        end
+    };
+    let broke = end == End::Endpoint && !talk.endpoint_closed.get() && !talk.client_closed.get();
+    match end {
+        End::Cut => drop(exchange.broken()),
+        _ if talk.told.get() => exchange.told(),
+        _ if broke => drop(exchange.broken()),
+        End::Client if !talk.client_closed.get() => exchange.abandoned(),
+        End::Client | End::Answered | End::Endpoint => exchange.answered(),
+    }
+}
+
+/// A client that vanished without a word is noticed, so that no drain waits for it.
+fn keep_alive(stream: &impl AsFd) {
+    // A Unix socket knows no such thing, and needs none.
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, KEEP_ALIVE);
+    let _ = sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE / 4);
+    let _ = sockopt::set_tcp_keepcnt(stream, 4);
+}
+
+/// Until it has to end at once. Sees to it that the client is told when its instance, its address or this proxy goes.
+async fn leave(exchange: &Exchange, client: &Connection, talk: &Talk) -> End {
+    let worker = &client.worker;
+    let mut tell_at: Option<Instant> = None;
+    loop {
+        // Before the look, so that no change falls between.
+        let changed = worker.changed.notified();
+        let flag = exchange.claim().endpoint().flag();
+        if flag == Flag::Cut {
+            return End::Cut;
+        }
+        if client.is_closing() || matches!(flag, Flag::Draining | Flag::Removed) {
+            tell_at.get_or_insert_with(|| Instant::now() + worker.draw_below(client.drain_spread()));
+        }
+        match tell_at.filter(|_| !talk.tell.get()) {
+            Some(at) => tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(at) => {
+                    talk.tell.set(true);
+                    talk.changed.notify_one();
+                }
+            },
+            None => changed.await,
+        }
+    }
+}
+
+async fn up<C>(
+    client: &mut ReadHalf<C>,
+    endpoint: &mut WriteHalf<EndpointStream>,
+    early: Bytes,
+    talk: &Talk,
+) -> End
+where
+    C: AsyncRead + AsyncWrite,
+{
+    let mut frames = Frames::default();
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut next = early;
+    loop {
+        if !next.is_empty() {
+            frames.pass(&next);
+            if endpoint.write_all(&next).await.is_err() {
+                // The other direction tells what became of it.
+                return std::future::pending().await;
+            }
+            if frames.has_closed() {
+                talk.client_closed.set(true);
+                if talk.told.get() {
+                    return End::Answered;
+                }
+            }
+        }
+        next = match client.read(&mut piece).await {
+            Ok(0) | Err(_) => {
+                let _ = endpoint.shutdown().await;
+                return End::Client;
+            }
+            Ok(n) => Bytes::copy_from_slice(&piece[..n]),
+        };
+    }
+}
+
+async fn down<C>(
+    endpoint: &mut ReadHalf<EndpointStream>,
+    client: &mut WriteHalf<C>,
+    early: Bytes,
+    talk: &Talk,
+) -> End
+where
+    C: AsyncRead + AsyncWrite,
+{
+    let mut frames = Frames::default();
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut next = early;
+    loop {
+        if hand_on(&next, client, &mut frames, talk).await.is_err() {
+            return End::Client;
+        }
+        let read = tokio::select! {
+            read = endpoint.read(&mut piece) => read,
+            () = talk.changed.notified() => {
+                next = Bytes::new();
+                continue;
+            }
+        };
+        next = match read {
+            Ok(n) if n > 0 => Bytes::copy_from_slice(&piece[..n]),
+            Ok(_) | Err(_) => {
+                if frames.is_between()
+                    && !frames.has_closed()
+                    && !talk.told.get()
+                    && !talk.client_closed.get()
+                {
+                    let _ = client.write_all(&websocket::BROKEN).await;
+                }
+                let _ = client.shutdown().await;
+                return End::Endpoint;
+            }
+        };
+    }
+}
+
+/// Writes what came from the endpoint, and the word between two frames once it is to be said. After it nothing follows.
+async fn hand_on<C>(
+    mut bytes: &[u8],
+    client: &mut WriteHalf<C>,
+    frames: &mut Frames,
+    talk: &Talk,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite,
+{
+    loop {
+        if talk.told.get() {
+            return Ok(());
+        }
+        if talk.tell.get() && frames.is_between() && !frames.has_closed() {
+            client.write_all(&websocket::RESTART).await?;
+            talk.told.set(true);
+            return Ok(());
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // Frame by frame only when there is something to be said between them.
+        let passed = if talk.tell.get() { frames.pass_frame(bytes) } else { pass(frames, bytes) };
+        client.write_all(&bytes[..passed]).await?;
+        bytes = &bytes[passed..];
+        talk.endpoint_closed.set(frames.has_closed());
+    }
+}
+
+fn pass(frames: &mut Frames, bytes: &[u8]) -> usize {
+    frames.pass(bytes);
+    bytes.len()
+}
