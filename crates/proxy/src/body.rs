@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
 use crate::connection::Connection;
+use crate::events::Events;
 use crate::exchange::Exchange;
 use crate::replay::Replay;
 
@@ -106,14 +107,25 @@ impl Drop for RequestBody {
 
 /// What a client gets: an endpoint's body, or a few words of ours.
 pub enum ResponseBody {
-    Passed { inner: Incoming, exchange: Option<Exchange>, client: Rc<Connection> },
+    Passed {
+        inner: Incoming,
+        exchange: Option<Exchange>,
+        client: Rc<Connection>,
+        /// It has no end of its own.
+        events: Option<Events>,
+    },
     Made(Full<Bytes>),
 }
 
 impl ResponseBody {
     /// Takes over an endpoint's body and the stay in the endpoint that goes with it.
-    pub fn passed(inner: Incoming, exchange: Exchange, client: Rc<Connection>) -> Self {
-        let mut body = Self::Passed { inner, exchange: Some(exchange), client };
+    pub fn passed(
+        inner: Incoming,
+        exchange: Exchange,
+        client: Rc<Connection>,
+        events: Option<Events>,
+    ) -> Self {
+        let mut body = Self::Passed { inner, exchange: Some(exchange), client, events };
         if body.is_end_stream() {
             body.complete(); // nothing to poll for
         }
@@ -142,7 +154,20 @@ impl Body for ResponseBody {
             Self::Made(body) => {
                 return Pin::new(body).poll_frame(cx).map_err(|never| match never {});
             }
-            Self::Passed { inner, .. } => ready!(Pin::new(inner).poll_frame(cx)),
+            Self::Passed { inner, exchange, events, .. } => {
+                if events.as_mut().is_some_and(|events| events.is_to_end(cx)) {
+                    // The endpoint's connection is not at its end: it is closed with this.
+                    exchange.take().into_iter().for_each(Exchange::told);
+                    return Poll::Ready(None);
+                }
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                if let (Some(events), Some(Ok(frame))) = (events, &frame)
+                    && let Some(bytes) = frame.data_ref()
+                {
+                    events.pass(bytes);
+                }
+                frame
+            }
         };
         match frame {
             Some(Ok(frame)) => {

@@ -23,6 +23,7 @@ use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::classes::{AppCell, Lost};
 use crate::connection::{Connection, Expired};
 use crate::endpoint::Flag;
+use crate::events::{self, Events};
 use crate::exchange::Exchange;
 use crate::headers::{self, Origin};
 use crate::replay::Again;
@@ -377,6 +378,7 @@ fn passed(
     if head.status.is_server_error() {
         exchange.set_app_error();
     }
+    let is_stream = events::is_stream(&head);
     headers::to_client(&mut head.headers);
     if let Some(name) = &route.version_header {
         head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
@@ -385,7 +387,9 @@ fn passed(
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = Version::HTTP_11;
-    Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client)))
+    let endpoint = exchange.claim().endpoint();
+    let events = is_stream.then(|| Events::new(Arc::clone(endpoint), Rc::clone(client)));
+    Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), events))
 }
 
 /// Words of our own.

@@ -31,7 +31,8 @@ pub struct AppStats {
     pub crashed: u64,
     /// Closed by the proxy because the endpoint's drain deadline was over.
     pub cut: u64,
-    /// Streams that were asked to reconnect. Always 0 in this release: nothing is asked yet.
+    /// Streams whose clients were asked to come again when their instance left: WebSockets with a Close, event streams by
+    /// their end between two events.
     pub told: u64,
     /// Answers of the app with a status of 500 or more. They are part of `by_version`.
     pub app_errors: u64,

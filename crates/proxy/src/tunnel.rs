@@ -1,9 +1,8 @@
 //! A WebSocket after its handshake: bytes in both directions until one side ends, and a word to the client when its
 //! instance has to leave.
 //!
-//! The word is a Close frame between two frames of the instance, after a time drawn from the app's `drain_spread`, so that
-//! those who come again do not all come at once. The client's Close in answer goes to the instance, which so learns of
-//! the end too. The claim is held until the end, so that a drain waits for it.
+//! The word is a Close frame between two frames of the instance. The client's Close in answer goes to the instance, which so
+//! learns of the end too. The claim is held until the end, so that a drain waits for it.
 
 use std::cell::Cell;
 use std::io;
@@ -15,11 +14,10 @@ use bytes::Bytes;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::connection::Connection;
-use crate::endpoint::Flag;
 use crate::exchange::Exchange;
+use crate::leave::{Leave, Word};
 use crate::stream::EndpointStream;
 use crate::websocket::{self, Frames};
 
@@ -109,31 +107,14 @@ fn keep_alive(stream: &impl AsFd) {
     let _ = sockopt::set_tcp_keepcnt(stream, 4);
 }
 
-/// Until it has to end at once. Sees to it that the client is told when its instance, its address or this proxy goes.
+/// Until it has to end at once. Sees to it that the client is told before.
 async fn leave(exchange: &Exchange, client: &Connection, talk: &Talk) -> End {
-    let worker = &client.worker;
-    let mut tell_at: Option<Instant> = None;
-    loop {
-        // Before the look, so that no change falls between.
-        let changed = worker.changed.notified();
-        let flag = exchange.claim().endpoint().flag();
-        if flag == Flag::Cut {
-            return End::Cut;
-        }
-        if client.is_closing() || matches!(flag, Flag::Draining | Flag::Removed) {
-            tell_at.get_or_insert_with(|| Instant::now() + worker.draw_below(client.drain_spread()));
-        }
-        match tell_at.filter(|_| !talk.tell.get()) {
-            Some(at) => tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep_until(at) => {
-                    talk.tell.set(true);
-                    talk.changed.notify_one();
-                }
-            },
-            None => changed.await,
-        }
+    let mut leave = Leave::default();
+    while leave.next(exchange.claim().endpoint(), client).await == Word::Tell {
+        talk.tell.set(true);
+        talk.changed.notify_one();
     }
+    End::Cut
 }
 
 async fn up<C>(

@@ -1,19 +1,15 @@
-//! The walk-through of README.md, run for real: gunicorn from PyPI rolls from 1.0 to 1.1 under load, alone and behind nginx,
-//! and no request is lost. App and configuration are read out of README.md, nginx's out of docs/guide/one-server.md.
-//!
-//! What it needs (python3 with pip, PyPI, nginx) may be missing on a developer's machine: then it says so and passes. With
-//! `CI=true` that is a failure, because `.ci/run` installs it.
-
-#![allow(clippy::unwrap_used)]
+//! The walk-through of README.md: gunicorn rolls from 1.0 to 1.1 under load, alone and behind nginx, and no request is
+//! lost. App and configuration are read out of README.md, nginx's out of docs/guide/one-server.md.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::world::{World, found, free_address, loudly, root, skip};
 
 const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -43,7 +39,7 @@ def app(environ, start_response):
 
 #[test]
 fn gunicorn_rolls_under_load_and_nothing_is_lost() {
-    let Some(world) = World::new("27000-27249") else { return };
+    let Some(world) = world("27000-27249") else { return };
     let address = free_address();
     world.configure(|text| text.replace("127.0.0.1:8080", &address.to_string()));
     world.deploy("1.0");
@@ -55,7 +51,7 @@ fn gunicorn_rolls_under_load_and_nothing_is_lost() {
 /// gunicorn then closes with bytes unread, which resets the connection right behind the answer.
 #[test]
 fn an_app_that_does_not_read_uploads_loses_no_answer() {
-    let Some(world) = World::new("27250-27499") else { return };
+    let Some(world) = world("27250-27499") else { return };
     let text = fs::read_to_string(world.path("dist/app.py")).unwrap();
     let deaf = text.replace("environ[\"wsgi.input\"].read()", "pass");
     assert_ne!(deaf, text, "README's app reads where this test looks for it");
@@ -68,7 +64,7 @@ fn an_app_that_does_not_read_uploads_loses_no_answer() {
 
 #[test]
 fn behind_nginx_nothing_is_lost_and_the_client_is_known() {
-    let Some(world) = World::new("27500-27999") else { return };
+    let Some(world) = world("27500-27999") else { return };
     if !found("nginx") {
         return skip("nginx is not installed (apt install nginx)");
     }
@@ -82,52 +78,12 @@ fn behind_nginx_nothing_is_lost_and_the_client_is_known() {
     world.roll_under_load(address, FORMS, &[("1.1", "1.0"), ("1.0", "1.1")]);
 }
 
-/// One at a time: the machine's cores belong to the rollout under test.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-struct World {
-    dir: tempfile::TempDir,
-    ports: &'static str,
-    _turn: MutexGuard<'static, ()>,
+/// README's app with gunicorn beside it.
+fn world(ports: &'static str) -> Option<World> {
+    World::new(ports, "gunicorn", &(block(&readme(), "python") + ECHO))
 }
 
 impl World {
-    /// README's app with gunicorn beside it; None when that cannot be had here.
-    fn new(ports: &'static str) -> Option<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let dir = tempfile::tempdir().unwrap();
-        // nginx's workers must get through.
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let world = Self { dir, ports, _turn: turn };
-        let pip =
-            ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", "dist", "gunicorn"];
-        if !found("python3") {
-            skip("python3 is not installed");
-            return None;
-        }
-        let output = world.command("python3").args(pip).output().unwrap();
-        if !output.status.success() {
-            skip(&format!(
-                "gunicorn cannot be installed: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            ));
-            return None;
-        }
-        fs::write(world.path("dist/app.py"), block(&readme(), "python") + ECHO).unwrap();
-        Some(world)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(self.dir.path()).env("TRUNDLE_STATE_DIR", self.path("state"));
-        command.env("TRUNDLE_PORTS", self.ports).env("NO_COLOR", "1").stdin(Stdio::null());
-        command
-    }
-
     /// README's configuration, with an address of our own.
     fn configure(&self, change: impl Fn(&str) -> String) {
         let text = block(&readme(), "toml");
@@ -135,16 +91,6 @@ impl World {
         let changed = change(&text);
         assert_ne!(changed, text, "README's listen.http is not where this test looks for it");
         fs::write(self.path("trundle.toml"), changed).unwrap();
-    }
-
-    fn deploy(&self, version: &str) {
-        let output = self
-            .command(TRUNDLE)
-            .args(["deploy", "--set"])
-            .arg(format!("version={version}"))
-            .output()
-            .unwrap();
-        succeeded(&output);
     }
 
     fn roll_under_load(&self, address: SocketAddr, posts: Posts, rollouts: &[(&str, &str)]) {
@@ -180,9 +126,7 @@ impl World {
 
     /// What Trundle itself counted.
     fn check_books(&self, from: &str, to: &str) {
-        let output = self.command(TRUNDLE).args(["status", "--json"]).output().unwrap();
-        succeeded(&output);
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let status = self.status();
         let requests = &status["requests"];
         loudly(&format!("{from} → {to}: {requests}"));
         for class in ["lost", "crashed", "cut", "app_errors"] {
@@ -241,12 +185,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.command(TRUNDLE).args(["down", "--quiet"]).status();
-    }
-}
-
 /// Ends with the test. nginx ends its workers on SIGTERM.
 struct Running(Child);
 
@@ -264,10 +202,6 @@ fn web_group() -> Option<u32> {
     }
     let groups = fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| line.strip_prefix("www-data:")?.split(':').nth(1)?.parse().ok())
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn readme() -> String {
@@ -292,28 +226,4 @@ fn get(address: SocketAddr, header: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
-}
-
-fn found(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
-}
-
-fn succeeded(output: &Output) {
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-}
-
-fn skip(why: &str) {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "in CI this must be there: {why}");
-    loudly(&format!("SKIPPED, nothing was tested here: {why}"));
-}
-
-/// Past the test harness, which keeps what a passing test prints.
-fn loudly(text: &str) {
-    let _ = writeln!(std::io::stderr(), "gunicorn: {text}");
 }

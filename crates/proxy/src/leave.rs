@@ -1,0 +1,51 @@
+//! When a stream without an end has to move: its instance drains, its address is closed, or this proxy ends. The moment
+//! is drawn from the app's `drain_spread`, so that those who come again do not all come at once.
+
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::endpoint::{Flag, LiveEndpoint};
+
+/// What is next for a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Its client shall be told to come again. Said once.
+    Tell,
+    /// The drain's deadline is over.
+    Cut,
+}
+
+#[derive(Debug, Default)]
+pub struct Leave {
+    tell_at: Option<Instant>,
+    said: bool,
+}
+
+impl Leave {
+    /// Waits for the next word; for ever, if there is none.
+    pub async fn next(&mut self, endpoint: &LiveEndpoint, client: &Connection) -> Word {
+        let worker = &client.worker;
+        loop {
+            // Before the look, so that no change falls between.
+            let changed = worker.changed.notified();
+            let flag = endpoint.flag();
+            if flag == Flag::Cut {
+                return Word::Cut;
+            }
+            if client.is_closing() || matches!(flag, Flag::Draining | Flag::Removed) {
+                let spread = || Instant::now() + worker.draw_below(client.drain_spread());
+                self.tell_at.get_or_insert_with(spread);
+            }
+            match self.tell_at.filter(|_| !self.said) {
+                Some(at) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => {
+                        self.said = true;
+                        return Word::Tell;
+                    }
+                },
+                None => changed.await,
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A folder with an app from PyPI in it, deployed by the real binary; taken down at the end.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
+
+/// One at a time: the machine's cores belong to the rollout under test.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+pub struct World {
+    dir: tempfile::TempDir,
+    ports: &'static str,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl World {
+    /// `dist/` with a package of PyPI and the app as `app.py` beside it; None when that cannot be had here.
+    pub fn new(ports: &'static str, package: &str, app: &str) -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = tempfile::tempdir().unwrap();
+        // nginx's workers must get through.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let world = Self { dir, ports, _turn: turn };
+        if !found("python3") {
+            skip("python3 is not installed");
+            return None;
+        }
+        let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", "dist", package];
+        let output = world.command("python3").args(pip).output().unwrap();
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            skip(&format!("{package} cannot be installed: {}", said.trim()));
+            return None;
+        }
+        fs::write(world.path("dist/app.py"), app).unwrap();
+        Some(world)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path()).env("TRUNDLE_STATE_DIR", self.path("state"));
+        command.env("TRUNDLE_PORTS", self.ports).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    pub fn trundle(&self, args: &[&str]) -> String {
+        let output = self.command(TRUNDLE).args(args).output().unwrap();
+        succeeded(&output);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn deploy(&self, version: &str) {
+        self.trundle(&["deploy", "--set", &format!("version={version}")]);
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.trundle(&["status", "--json"])).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.command(TRUNDLE).args(["down", "--quiet"]).status();
+    }
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
+}
+
+pub fn found(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+fn succeeded(output: &Output) {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+}
+
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "in CI this must be there: {why}");
+    loudly(&format!("SKIPPED, nothing was tested here: {why}"));
+}
+
+/// Past the test harness, which keeps what a passing test prints.
+pub fn loudly(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
