@@ -1,10 +1,11 @@
 //! Apps and clients that nobody here wrote, rolled by the real binary.
 //!
-//! What they need (python3 with pip, PyPI, nginx) may be missing on a developer's machine: then a test says so and passes.
+//! What they need (python3 with pip, PyPI, nginx, Chromium) may be missing on a developer's machine: then a test says so and passes.
 //! With `CI=true` that is a failure, because `.ci/run` installs it.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod browser;
 mod gunicorn;
 mod websockets;
 mod world;
