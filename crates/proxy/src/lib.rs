@@ -58,6 +58,7 @@ mod worker;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
@@ -66,6 +67,7 @@ pub use table::{App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Table};
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";
 const PROXY_LOCK: &str = "proxy.lock";
+const COUNTS: &str = "proxy-counts";
 
 /// What the proxy process needs to know; everything else comes with the tables.
 #[derive(Debug, Clone)]
@@ -88,6 +90,19 @@ pub struct HolderConfig {
 #[must_use]
 pub fn runs(state_dir: &Path) -> bool {
     [HOLDER_LOCK, PROXY_LOCK].iter().any(|name| lock::is_held(state_dir, name))
+}
+
+/// What was counted until the last proxy ended. `None` while one runs, which is asked itself, or when the file cannot be read.
+#[must_use]
+pub fn stats_at_rest(state_dir: &Path) -> Option<Stats> {
+    let path = state_dir.join(COUNTS);
+    if !path.exists() {
+        return Some(Stats::default());
+    }
+    // What is in the file is settled as it is opened: that is for one process at a time.
+    let _lock = lock::take(state_dir, PROXY_LOCK, Duration::ZERO).ok()?;
+    let (counts, _) = counts::Counts::open(&path).ok()?;
+    Some(tally::stats(&counts, &Table::default(), std::iter::empty()))
 }
 
 /// The body of `trundle proxy`: serves until Stop or SIGTERM, then finishes what is in flight within a bound.

@@ -38,7 +38,7 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
     let state_dir = |source| ProxyError::StateDir { path: config.state_dir.clone(), source };
     let _lock = lock::take(&config.state_dir, crate::PROXY_LOCK, LOCK_PATIENCE)?;
     raise_open_files();
-    let (counts, note) = Counts::open(&config.state_dir.join("proxy-counts")).map_err(state_dir)?;
+    let (counts, note) = Counts::open(&config.state_dir.join(crate::COUNTS)).map_err(state_dir)?;
     note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
     let shared =
         Arc::new(Shared { snapshot: ArcSwap::from_pointee(Snapshot::default()), counts: Arc::new(counts) });

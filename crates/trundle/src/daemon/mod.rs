@@ -77,7 +77,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     let engine = Engine::recover(
         journal,
         driver,
-        router::ProxyRouter::new(traffic.clone()),
+        router::ProxyRouter::new(traffic.clone(), config.state_dir.clone()),
         &crate::clock::boot_id(),
         crate::clock::wall_ms(),
     )?;

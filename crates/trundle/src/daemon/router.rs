@@ -102,14 +102,15 @@ impl Traffic {
 /// The engine's side.
 pub struct ProxyRouter {
     traffic: Traffic,
+    state_dir: PathBuf,
     /// Planted: says that a drain is proven before the proxy was even told.
     lies_about_drains: bool,
 }
 
 impl ProxyRouter {
-    pub fn new(traffic: Traffic) -> Self {
+    pub fn new(traffic: Traffic, state_dir: PathBuf) -> Self {
         let planted = std::env::var(super::PLANT).is_ok_and(|bug| bug == "stop-before-drain");
-        Self { traffic, lies_about_drains: planted && cfg!(debug_assertions) }
+        Self { traffic, state_dir, lies_about_drains: planted && cfg!(debug_assertions) }
     }
 }
 
@@ -153,7 +154,8 @@ impl Router for ProxyRouter {
     }
 
     fn counts(&mut self, app: &AppName) -> Option<Requests> {
-        let stats = self.traffic.stats_blocking()?;
+        // With no proxy, as before the first deploy after everything was down, nothing is counted: the file stands still.
+        let stats = self.traffic.stats_blocking().or_else(|| proxy::stats_at_rest(&self.state_dir))?;
         Some(stats.apps.get(app.as_str()).map(requests).unwrap_or_default())
     }
 }

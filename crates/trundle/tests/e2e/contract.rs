@@ -190,3 +190,21 @@ fn down_leaves_nothing() {
     let said = site.run(&["down"]).expect(0);
     assert!(said.stdout.contains("nothing to stop"), "{said}");
 }
+
+/// The counts of a proxy outlive it: the first rollout after everything was down is counted like any other.
+#[test]
+fn a_rollout_after_down_is_counted_from_its_own_beginning() {
+    let site = slow_site();
+    for _ in 0..5 {
+        site.get("/").unwrap();
+    }
+    site.run(&["down"]).expect(0);
+    site.start(&["deploy", "--set", "version=2.0"]).finish().expect(0);
+    for _ in 0..3 {
+        site.get("/").unwrap();
+    }
+    site.deploy("3.0", &[]).expect(0);
+    let history = site.run(&["history", "--json"]).expect(0).json();
+    let requests: Vec<_> = history["rollouts"].as_array().unwrap().iter().map(|r| &r["requests"]).collect();
+    assert!(requests.iter().all(|of_one| of_one["total"].as_u64().is_some_and(|n| n < 3)), "{history}");
+}
