@@ -7,12 +7,14 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
 use crate::connection::Connection;
@@ -127,7 +129,6 @@ where
     C: AsyncRead + AsyncWrite,
 {
     let mut frames = Frames::default();
-    let mut piece = vec![0; PIECE_BYTES];
     let mut next = early;
     loop {
         if !next.is_empty() {
@@ -143,13 +144,11 @@ where
                 }
             }
         }
-        next = match client.read(&mut piece).await {
-            Ok(0) | Err(_) => {
-                let _ = endpoint.shutdown().await;
-                return End::Client;
-            }
-            Ok(n) => Bytes::copy_from_slice(&piece[..n]),
-        };
+        next = read(client).await;
+        if next.is_empty() {
+            let _ = endpoint.shutdown().await;
+            return End::Client;
+        }
     }
 }
 
@@ -163,34 +162,38 @@ where
     C: AsyncRead + AsyncWrite,
 {
     let mut frames = Frames::default();
-    let mut piece = vec![0; PIECE_BYTES];
     let mut next = early;
     loop {
         if hand_on(&next, client, &mut frames, talk).await.is_err() {
             return End::Client;
         }
-        let read = tokio::select! {
-            read = endpoint.read(&mut piece) => read,
+        next = tokio::select! {
+            bytes = read(endpoint) => bytes,
             () = talk.changed.notified() => {
                 next = Bytes::new();
                 continue;
             }
         };
-        next = match read {
-            Ok(n) if n > 0 => Bytes::copy_from_slice(&piece[..n]),
-            Ok(_) | Err(_) => {
-                if frames.is_between()
-                    && !frames.has_closed()
-                    && !talk.told.get()
-                    && !talk.client_closed.get()
-                {
-                    let _ = client.write_all(&websocket::BROKEN).await;
-                }
-                let _ = client.shutdown().await;
-                return End::Endpoint;
+        if next.is_empty() {
+            if frames.is_between() && !frames.has_closed() && !talk.told.get() && !talk.client_closed.get() {
+                let _ = client.write_all(&websocket::BROKEN).await;
             }
-        };
+            let _ = client.shutdown().await;
+            return End::Endpoint;
+        }
     }
+}
+
+/// What is there, as soon as something is; nothing at the end, be it orderly or not. There may be thousands that say
+/// nothing for hours: while it waits it has no buffer.
+async fn read(from: &mut (impl AsyncRead + Unpin)) -> Bytes {
+    std::future::poll_fn(|cx| {
+        let mut space = [0; PIECE_BYTES];
+        let mut piece = ReadBuf::new(&mut space);
+        let read = ready!(Pin::new(&mut *from).poll_read(cx, &mut piece));
+        Poll::Ready(read.map(|()| Bytes::copy_from_slice(piece.filled())).unwrap_or_default())
+    })
+    .await
 }
 
 /// Writes what came from the endpoint, and the word between two frames once it is to be said. After it nothing follows.
