@@ -126,7 +126,7 @@ fn spoofed_headers_are_replaced_and_hop_by_hop_ones_stay() {
         proxy.address,
         "GET /a/../b%2F?x=%20#f HTTP/1.1\r\nHost: web.test:8080\r\nX-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n\
          X-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\nConnection: X-Forwarded-For, X-Secret, Upgrade\r\n\
-         X-Secret: 1\r\nUpgrade: websocket\r\nTE: trailers\r\nKeep-Alive: 5\r\nAuthorization: kept\r\n\r\n",
+         X-Secret: 1\r\nUpgrade: h2c\r\nTE: trailers\r\nKeep-Alive: 5\r\nAuthorization: kept\r\n\r\n",
     );
     let seen = app.last();
     assert_eq!(seen.target(), "/a/../b%2F?x=%20", "the same bytes go on");
