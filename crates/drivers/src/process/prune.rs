@@ -1,6 +1,7 @@
 //! Old instance folders go; those of the last ones that ended stay for their logs.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -52,7 +53,10 @@ fn remove_doomed(root: &Path) {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = fs::remove_dir_all(path) {
-        log_line!("trundle: cannot remove {}: {error}", path.display());
+    match fs::remove_dir_all(path) {
+        Ok(()) => {}
+        // Several start at the same time, and another of them was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => log_line!("trundle: cannot remove {}: {error}", path.display()),
     }
 }

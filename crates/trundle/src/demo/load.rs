@@ -15,6 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
+use crate::clock;
+
 /// `trundle load ADDRESS CONNECTIONS POST_PERCENT POST_BYTES SLOW_PERCENT SLOW_FROM_MS SLOW_TO_MS PAUSE_MS`: sends until its
 /// standard input ends, then prints its tally as JSON. For tests and benches; exit 1 when anything was lost.
 pub fn run(args: &[OsString]) -> i32 {
@@ -71,11 +73,50 @@ pub struct Tally {
     pub lost: u64,
     /// Refused, reset, timed out, or a status of the proxy: the first few, in words.
     pub first_losses: Vec<String>,
+    /// All of them with their times, up to [`MOST_LOSSES`] a connection.
+    pub losses: Vec<Loss>,
     /// Microseconds, of those that were not slow on purpose.
     pub p50_us: u64,
     pub p99_us: u64,
 }
 
+/// One request that was not answered, for whoever knows what was killed when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    pub id: String,
+    pub kind: LossKind,
+    /// On a connection that had served another request before.
+    pub kept: bool,
+    /// Milliseconds of the machine's monotonic clock: as it was begun, and as it was given up.
+    pub began_ms: u64,
+    pub ended_ms: u64,
+    pub text: String,
+}
+
+/// How the client saw that a request was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// No connection could be opened.
+    Refused,
+    /// A kept connection turned out to be closed before a byte of the request was written.
+    Unsent,
+    /// The connection ended before the head of an answer came.
+    Broken,
+    /// It ended inside the answer.
+    Body,
+    /// An answer that is none: the proxy's own, or the app's error.
+    Status,
+    /// The answer of another request.
+    Foreign,
+    TimedOut,
+}
+
+/// A loss in words.
+struct Failed(LossKind, String);
+
+/// More than these are only counted.
+const MOST_LOSSES: usize = 10_000;
 /// No answer within this is a loss.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -117,10 +158,12 @@ impl Load {
             all.sent += worker.tally.sent;
             all.answered += worker.tally.answered;
             all.lost += worker.tally.lost;
-            all.first_losses.extend(worker.tally.first_losses);
+            all.losses.extend(worker.tally.losses);
             took.extend(worker.took_us);
         }
-        all.first_losses.truncate(10);
+        all.losses.sort_by_key(|loss| loss.ended_ms);
+        all.first_losses =
+            all.losses.iter().take(10).map(|loss| format!("{}: {}", loss.id, loss.text)).collect();
         took.sort_unstable();
         let quantile = |of_hundred: usize| took.get(took.len() * of_hundred / 100).copied().unwrap_or(0);
         (all.p50_us, all.p99_us) = (quantile(50), quantile(99));
@@ -146,7 +189,8 @@ impl Worker {
             let kind = k * 61 % 100;
             let slow = kind >= 100 - mix.slow_percent;
             let post = kind < mix.post_percent;
-            let began = Instant::now();
+            let kept = connection.is_some();
+            let (began, began_ms) = (Instant::now(), clock::monotonic_ms());
             sent.fetch_add(1, Ordering::Relaxed);
             self.tally.sent += 1;
             let uri = if slow {
@@ -164,20 +208,21 @@ impl Worker {
                 Ok(request) => {
                     tokio::time::timeout(TIMEOUT, once(address, &mut connection, request, &id)).await
                 }
-                Err(error) => Ok(Err(error.to_string())),
+                Err(error) => Ok(Err(Failed(LossKind::Unsent, error.to_string()))),
             };
-            match answer.unwrap_or_else(|_| Err("timed out".to_owned())) {
+            match answer.unwrap_or_else(|_| Err(Failed(LossKind::TimedOut, "timed out".to_owned()))) {
                 Ok(()) => {
                     self.tally.answered += 1;
                     if !slow {
                         self.took_us.push(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
                     }
                 }
-                Err(why) => {
+                Err(Failed(kind, text)) => {
                     self.tally.lost += 1;
                     connection = None;
-                    if self.tally.first_losses.len() < 10 {
-                        self.tally.first_losses.push(format!("{id}: {why}"));
+                    if self.tally.losses.len() < MOST_LOSSES {
+                        let ended_ms = clock::monotonic_ms();
+                        self.tally.losses.push(Loss { id, kind, kept, began_ms, ended_ms, text });
                     }
                 }
             }
@@ -194,22 +239,27 @@ async fn once(
     kept: &mut Option<Sender>,
     request: Request<Full<Bytes>>,
     id: &str,
-) -> Result<(), String> {
+) -> Result<(), Failed> {
     let mut sender = match kept.take() {
         Some(sender) => sender,
-        None => connect(address).await?,
+        None => connect(address).await.map_err(|e| Failed(LossKind::Refused, e))?,
     };
-    let response = sender.send_request(request).await.map_err(|e| format!("{e:?}"))?;
+    let response = sender.try_send_request(request).await.map_err(|mut e| {
+        let kind = if e.take_message().is_some() { LossKind::Unsent } else { LossKind::Broken };
+        Failed(kind, format!("{:?}", e.into_error()))
+    })?;
     let status = response.status();
     let echoed = response.headers().get("x-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let closes =
         response.headers().get("connection").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
-    let body = response.into_body().collect().await.map_err(|e| format!("in the body: {e:?}"))?.to_bytes();
+    let body = response.into_body().collect().await;
+    let body = body.map_err(|e| Failed(LossKind::Body, format!("in the body: {e:?}")))?.to_bytes();
     if !status.is_success() {
-        return Err(format!("{status}: {}", String::from_utf8_lossy(&body).trim()));
+        let text = format!("{status}: {}", String::from_utf8_lossy(&body).trim());
+        return Err(Failed(LossKind::Status, text));
     }
     if echoed.as_deref() != Some(id) {
-        return Err(format!("the answer of another request: {echoed:?}"));
+        return Err(Failed(LossKind::Foreign, format!("the answer of another request: {echoed:?}")));
     }
     // The server may say that it closes; then it is not used again.
     if !closes && sender.ready().await.is_ok() {

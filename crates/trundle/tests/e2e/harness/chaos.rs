@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Site, wait_for};
 
 /// Small, and the same everywhere: splitmix64.
-pub struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
     /// From `TRUNDLE_E2E_SEED`, or from the clock; printed, so that a failure can be repeated.

@@ -22,8 +22,13 @@ pub fn start_quick(site: &Site, connections: u32, pause_ms: u32) -> Load {
 }
 
 fn start_mix(site: &Site, connections: u32, pause_ms: u32, slow: u32) -> Load {
+    start_at(site, &site.listen(), connections, pause_ms, slow)
+}
+
+/// Of a site with more than one address.
+pub fn start_at(site: &Site, address: &str, connections: u32, pause_ms: u32, slow: u32) -> Load {
     let [connections, pause, slow] = [connections, pause_ms, slow].map(|n| n.to_string());
-    let args = ["load", &site.listen(), &connections, "30", "65536", &slow, "1000", "2000", &pause];
+    let args = ["load", address, &connections, "30", "65536", &slow, "1000", "2000", &pause];
     let mut command = Command::new(site.bin());
     command.args(args).env_remove("TRUNDLE_STATE_DIR");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -48,8 +53,9 @@ impl Drop for Load {
     }
 }
 
+/// What the client printed.
 #[derive(Debug)]
-pub struct Tally(Value);
+pub struct Tally(pub Value);
 
 impl Tally {
     fn number(&self, key: &str) -> u64 {

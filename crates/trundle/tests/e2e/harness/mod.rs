@@ -23,7 +23,7 @@ use trundle_engine::journal::{SqliteJournal, Store};
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
 /// Below the range of outgoing connections, apart from the daemon's default range.
 const PORTS_FROM: u16 = 10_000;
-const PORTS_EACH: u16 = 60;
+pub const PORTS_EACH: u16 = 60;
 const SLICES: u16 = 150;
 
 /// Raised to the numbers of the issue.

@@ -15,6 +15,7 @@ use super::procs::{self, Proc};
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 /// A process may get its name by exec a moment after it was first seen.
 const YOUNG: Duration = Duration::from_millis(200);
+const LOOKS_FOR_A_NAME: u32 = 5;
 
 /// What was seen from outside.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +40,7 @@ pub struct Prober {
 impl Prober {
     pub fn start(site: &Site) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut eye = Eye { state: site.state(), ..Eye::default() };
+        let mut eye = Eye::of(site);
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut seen = Seen { lowest_serving: usize::MAX, ..Seen::default() };
@@ -61,8 +62,18 @@ impl Prober {
     }
 }
 
+/// What an instance says when it is asked whether it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    Ready,
+    NotReady,
+    /// Nothing in time, or it is halted by a signal: nobody can tell.
+    Nothing,
+}
+
+/// Finds the instances of a site, and asks them.
 #[derive(Default)]
-struct Eye {
+pub struct Eye {
     state: PathBuf,
     /// Everybody in `/proc`: whether he is an app of ours is found out once, when he is no longer young.
     known: BTreeMap<u32, Known>,
@@ -73,29 +84,45 @@ struct Eye {
 
 struct Known {
     since: Instant,
+    looks: u32,
     app: Option<Proc>,
 }
 
 impl Eye {
+    pub fn of(site: &Site) -> Self {
+        Self { state: site.state(), ..Self::default() }
+    }
+
+    /// Every instance that lives, and what it said.
+    pub fn each(&mut self) -> Vec<(Proc, Said)> {
+        let apps = self.apps();
+        let said: Vec<_> = apps.iter().map(|app| self.asked(app)).collect();
+        apps.into_iter().zip(said).collect()
+    }
+
+    /// Names that two processes had.
+    pub fn twins(&self) -> Vec<String> {
+        self.named.iter().filter(|(_, who)| who.len() > 1).map(|(name, _)| name.clone()).collect()
+    }
+
     /// How many serve.
     fn look(&mut self, seen: &mut Seen) -> usize {
-        let apps = self.apps();
+        let apps = self.each();
         let mut by_version: BTreeMap<String, usize> = BTreeMap::new();
-        for app in &apps {
-            let ok = app.port().is_some_and(|port| self.answers(app.pid, port));
+        for (app, said) in &apps {
+            let ok = *said == Said::Ready;
             *by_version.entry(app.env["TRUNDLE_VERSION"].clone()).or_default() += usize::from(ok);
         }
         seen.looks += 1;
         // Who died while we looked was not alive together with who came.
-        seen.highest_alive = seen.highest_alive.max(apps.iter().filter(|app| app.lives()).count());
+        seen.highest_alive = seen.highest_alive.max(apps.iter().filter(|(app, _)| app.lives()).count());
         let weight = |mix: &BTreeMap<String, usize>| {
             (mix.values().min().copied().filter(|_| mix.len() > 1), mix.values().sum::<usize>())
         };
         if weight(&by_version) > weight(&seen.mix) {
             seen.mix = by_version.clone();
         }
-        seen.twins =
-            self.named.iter().filter(|(_, who)| who.len() > 1).map(|(name, _)| name.clone()).collect();
+        seen.twins = self.twins();
         by_version.values().sum()
     }
 
@@ -105,8 +132,11 @@ impl Eye {
         self.connections.retain(|pid, _| pids.contains(pid));
         let mut apps = Vec::new();
         for pid in pids {
-            let known = self.known.entry(pid).or_insert_with(|| Known { since: Instant::now(), app: None });
-            if known.app.is_none() && known.since.elapsed() < YOUNG {
+            let known =
+                self.known.entry(pid).or_insert_with(|| Known { since: Instant::now(), looks: 0, app: None });
+            known.looks = known.looks.saturating_add(1);
+            // A look may take long on a busy machine: a name is looked for a few times in any case.
+            if known.app.is_none() && (known.since.elapsed() < YOUNG || known.looks <= LOOKS_FOR_A_NAME) {
                 known.app = app_of(pid, &self.state);
             }
             let Some(app) = &known.app else { continue };
@@ -121,9 +151,13 @@ impl Eye {
         apps
     }
 
-    fn answers(&mut self, pid: u32, port: u16) -> bool {
+    fn asked(&mut self, app: &Proc) -> Said {
+        let Some(port) = app.port() else { return Said::NotReady };
+        if procs::is_halted(app.pid) {
+            return Said::Nothing;
+        }
         // A kept connection may have been closed: then a new one is tried.
-        let kept = self.connections.remove(&pid);
+        let kept = self.connections.remove(&app.pid);
         let fresh = kept.is_none();
         let ask = |stream: Option<TcpStream>| -> io::Result<(bool, TcpStream)> {
             let mut stream = match stream {
@@ -133,14 +167,20 @@ impl Eye {
             let answer = exchange(&mut stream, "/ready")?;
             Ok((answer.starts_with("HTTP/1.1 200"), stream))
         };
+        let is_late =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
         let mut asked = ask(kept);
-        if asked.is_err() && !fresh {
+        if !fresh && asked.as_ref().is_err_and(|error| !is_late(error)) {
             asked = ask(None);
         }
-        asked.is_ok_and(|(ok, stream)| {
-            self.connections.insert(pid, stream);
-            ok
-        })
+        match asked {
+            Ok((ok, stream)) => {
+                self.connections.insert(app.pid, stream);
+                if ok { Said::Ready } else { Said::NotReady }
+            }
+            Err(error) if is_late(&error) => Said::Nothing,
+            Err(_) => Said::NotReady,
+        }
     }
 }
 

@@ -79,7 +79,17 @@ pub fn read(pid: u32) -> Option<Proc> {
 
 /// When it started, in clock ticks; None for who is dead.
 pub fn start_of(pid: u32) -> Option<u64> {
+    let (state, start) = stat(pid)?;
+    (!matches!(state, 'Z' | 'X' | 'x')).then_some(start)
+}
+
+/// By SIGSTOP.
+pub fn is_halted(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| matches!(state, 'T' | 't'))
+}
+
+fn stat(pid: u32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<_> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    (!matches!(*fields.first()?, "Z" | "X" | "x")).then(|| fields.get(19)?.parse().ok())?
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
 }
