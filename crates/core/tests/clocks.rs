@@ -1,14 +1,15 @@
-//! What only time ends: the bake time after the last replacement, and the patience with a base that does not come back
-//! after a reboot. To the millisecond.
+//! What only time ends: the bake time after the last replacement, the delay after a batch, a drain, and the patience with a
+//! base that does not come back after a reboot. To the millisecond.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use common::{Fate, START_MS, World, settings};
-use trundle_core::event::Event;
+use trundle_core::event::{Action, Command, Event, Exit, Fact, StopPurpose};
 use trundle_core::ids::RevisionNumber;
-use trundle_core::state::RolloutState;
+use trundle_core::limits::{CountOrPercent, Order};
+use trundle_core::state::{Request, RolloutState};
 
 const BAKE_MS: u64 = 7_000;
 const PATIENCE_MS: u64 = 5_000;
@@ -80,4 +81,89 @@ fn a_base_that_does_not_come_back_holds_the_rollout_for_one_deadline() {
     world.state.advance(world.at);
     world.settle();
     assert_eq!(world.state.recovering_since(), None);
+}
+
+/// Those that come back die at once and are tried again, so that each of them has its own deadline later than that.
+#[test]
+fn the_patience_after_a_reboot_wakes_by_itself() {
+    let mut world = rebooted(Fate::Never);
+    let began = world.at;
+    for key in world.state.instances().map(|i| i.key()).collect::<Vec<_>>() {
+        world.at = began + 1;
+        world.see(key, Fact::Exited(Exit { code: Some(1), signal: None }));
+    }
+    while world.state.recovering_since().is_some() {
+        assert!(world.step());
+    }
+    assert_eq!(world.at, began + PATIENCE_MS);
+}
+
+#[test]
+fn after_a_reboot_only_what_is_proven_and_wanted_comes_first() {
+    let mut first = World::empty();
+    first.command(Command::Configure { settings: Box::new(settings(2, |_| ())) });
+    first.deploy("1");
+    first.apply(Event::Rebooted);
+    assert_eq!(first.state.recovering_since(), None, "nothing is proven yet");
+    let mut down = World::with(settings(2, |_| ()));
+    down.request(Request::Down);
+    down.apply(Event::Rebooted);
+    down.settle();
+    assert_eq!((down.state.recovering_since(), down.state.totals().live()), (None, 0));
+}
+
+#[test]
+fn a_drain_is_cut_at_its_deadline_and_not_before() {
+    let mut world = World::with(settings(2, |r| {
+        r.drain_timeout_ms = 11_000;
+        r.max_surge = Some(CountOrPercent::Count(0));
+        r.max_unavailable = Some(CountOrPercent::Count(1));
+    }));
+    let key = world.ready_of(1)[0];
+    let began = world.at;
+    assert!(began > 1, "a moment that is not 0 or 1, so that sums are not products");
+    world.apply(Event::Decided(Action::Drain { instance: key, purpose: StopPurpose::Replaced }));
+    assert_eq!(world.state.next_timer_at(), Some(began + 11_000));
+    world.state.advance(began + 10_999);
+    assert_eq!(world.state.stoppable().count(), 0);
+    world.state.advance(began + 11_000);
+    assert_eq!(world.state.stoppable().collect::<Vec<_>>(), [key]);
+}
+
+#[test]
+fn the_delay_after_a_batch_says_how_long_it_still_is() {
+    let mut world = World::with(settings(4, |r| {
+        (r.batch, r.order, r.delay_ms) = (Some(2), Some(Order::StopFirst), 30_000);
+    }));
+    world.deploy("2");
+    while world.state.open_rollout().unwrap().batches == 0 {
+        assert!(world.step());
+    }
+    let reached_at = world.at;
+    for (later_ms, left) in [(0, "30 s"), (1_000, "29 s"), (29_000, "1 s"), (29_999, "1 ms")] {
+        world.at = reached_at + later_ms;
+        world.state.advance(world.at);
+        world.settle();
+        let said: Vec<_> = world.last.reasons.iter().map(|r| r.text()).collect();
+        let expect = format!("batch 1 is complete; the next begins in {left}");
+        assert!(said.contains(&expect), "{later_ms}: {said:?}");
+        assert_eq!(world.state.others().live(), 2, "nothing leaves");
+    }
+    world.at = reached_at + 30_000;
+    world.state.advance(world.at);
+    world.settle();
+    assert!(!world.codes().contains(&"delay".to_owned()), "{:?}", world.codes());
+}
+
+/// A moment that is over is nothing to wake for.
+#[test]
+fn what_takes_no_time_sets_no_timer() {
+    let mut world = World::with(settings(4, |r| (r.batch, r.order) = (Some(2), Some(Order::StopFirst))));
+    assert!(world.state.instances().all(|i| i.timer_at().is_none()), "min_healthy_time is 0");
+    world.deploy("2");
+    while world.state.open_rollout().unwrap().batches == 0 {
+        assert!(world.state.next_timer_at().is_none_or(|next| next > world.at));
+        assert!(world.step());
+    }
+    assert!(world.state.next_timer_at().is_none_or(|next| next > world.at), "delay is 0");
 }

@@ -213,7 +213,7 @@ impl<'a> Pass<'a> {
         if wanted > room {
             let waiting_to_start = wanted - room;
             self.moves.reasons.push(Reason::Ceiling {
-                live: live + started,
+                live: live + self.started,
                 ceiling: self.ceiling,
                 waiting_to_start,
             });
