@@ -6,8 +6,8 @@ mod common;
 
 use common::{Fate, World, settings};
 use trundle_core::decide::decide;
-use trundle_core::event::{Exit, Fact};
-use trundle_core::ids::InstanceKey;
+use trundle_core::event::{Action, Command, Event, Exit, Fact};
+use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::limits::CountOrPercent;
 use trundle_core::state::{Class, Phase, Request};
 
@@ -32,7 +32,7 @@ fn first_pass(world: &mut World, request: Request) -> (usize, usize, Vec<String>
         world.command(command);
     }
     let decision = decide(&world.state);
-    let start = |a: &&trundle_core::event::Action| matches!(a, trundle_core::event::Action::Start { .. });
+    let start = |a: &&Action| matches!(a, Action::Start { .. });
     let starts = decision.actions.iter().filter(start).count();
     let moves = ["starts", "takes", "tries"];
     let said = decision.reasons.iter().map(|r| r.text()).filter(|t| moves.iter().any(|m| t.starts_with(m)));
@@ -119,4 +119,61 @@ fn retry_leaves_other_failed_ones_where_they_are() {
     assert_eq!((starts, leaves, said.as_slice()), (0, 1, ["takes away web-2-1".to_owned()].as_slice()));
     world.settle();
     assert_eq!(world.state.instance(kept[1]).map(|i| i.phase()), Some(Phase::Failed), "it is kept");
+}
+
+/// Two of the target failed and are gone, and there is room for one.
+#[test]
+fn only_as_many_are_tried_again_at_once_as_there_is_room() {
+    let mut world = World::with(settings(4, |r| {
+        r.max_surge = Some(CountOrPercent::Count(2));
+        r.max_unavailable = Some(CountOrPercent::Count(0));
+        r.max_failures = CountOrPercent::Count(2);
+    }));
+    world.fate = Box::new(|key, _| if key.revision.0 == 2 { Fate::Exits } else { Fate::Ready });
+    world.deploy("2");
+    world.run();
+    while world.step() {}
+    let failed: Vec<_> = world.state.open_rollout().unwrap().records.iter().map(|r| r.instance).collect();
+    assert_eq!((failed.len(), world.state.totals().live()), (2, 4));
+    let mut app = world.state.settings().unwrap().clone();
+    app.rollout.max_surge = Some(CountOrPercent::Count(1));
+    world.command(Command::Configure { settings: Box::new(app) });
+    for command in world.state.permit(&Request::Retry(failed[0])).unwrap().commands {
+        world.command(command);
+    }
+    let (starts, leaves, said) = first_pass(&mut world, Request::Retry(failed[1]));
+    assert_eq!((starts, leaves, said.len()), (1, 0, 1), "{said:?}");
+}
+
+/// One that is dead is taken away because it is dead, and not once more because its place is left out.
+#[test]
+fn each_instance_is_taken_away_once_in_a_pass() {
+    let (mut world, failed) = paused(1, 0);
+    world.apply(Event::Observed {
+        instance: failed,
+        fact: Fact::Exited(Exit { code: Some(1), signal: None }),
+    });
+    let (_, leaves, _) = first_pass(&mut world, Request::Skip(failed));
+    assert_eq!(leaves, 1);
+}
+
+/// The unavailable of a revision are part of its share, and sound ones are the rest of it.
+#[test]
+fn a_share_is_no_larger_for_its_broken_ones() {
+    let (mut world, _) = paused(0, 1);
+    while world.step() {}
+    let broken = world.ready_of(1)[0];
+    world.apply(Event::Observed { instance: broken, fact: Fact::Unready });
+    for command in world.state.permit(&Request::Scale(6)).unwrap().commands {
+        world.command(command);
+    }
+    let book = world.state.book(RevisionNumber(1)).unwrap();
+    let owed = -book.owed();
+    let leaving = decide(&world.state).actions.into_iter().filter_map(|action| match action {
+        Action::Drain { instance, .. } | Action::Stop { instance, .. } => Some(instance),
+        _ => None,
+    });
+    let of_first: Vec<_> = leaving.filter(|key| key.revision.0 == 1).collect();
+    assert!(owed > 0 && of_first.contains(&broken), "{owed}: {of_first:?}");
+    assert_eq!(of_first.len() as i64, owed);
 }

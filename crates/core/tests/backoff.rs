@@ -154,3 +154,21 @@ fn a_retry_is_answered_by_the_start_of_that_place() {
     assert_eq!((starting(&world, 2), world.state.open_rollout().unwrap().retries.len()), (1, 0));
     until(&mut world, START_MS * 2);
 }
+
+/// One that is kept for inspection holds its place, and after the wait nothing is waited for any more.
+#[test]
+fn the_wait_ends_also_where_a_failed_one_is_kept() {
+    let mut world = World::with(settings(4, |r| {
+        counts(1, 0)(r);
+        r.healthy_deadline_ms = 5_000;
+    }));
+    world.fate = Box::new(|key, _| if key.revision.0 == 2 { Fate::Never } else { Fate::Ready });
+    world.deploy("2");
+    world.run();
+    let failed_at = world.at;
+    assert_eq!((world.outcome(), in_backoff(&world, 2)), (RolloutState::Paused, 1));
+    until(&mut world, failed_at + 499);
+    assert_eq!(in_backoff(&world, 2), 1);
+    until(&mut world, failed_at + 500);
+    assert_eq!((in_backoff(&world, 2), world.state.totals().of(Class::Failed)), (0, 1));
+}

@@ -75,6 +75,8 @@ fn one_pass_of_each_rule() {
     check(ten, "1oooooouoo 2oss", "3/2 8..13 start 1x2 stop ga");
     // Below the floor the proven version repairs.
     check(ten, "1ooooooo 2sssss", "3/2 8..13 start 1x1 stop");
+    // Where the file does not say what succeeded, it is the oldest that is there.
+    check(r#""replicas":2,"max_surge":1,"max_unavailable":0,"target":3"#, "2o 3s", "1/0 2..3 start 1x2 stop");
     // Failed ones go at once; they count against the ceiling until they are gone.
     check(ten, "1oooooooo 2ffsss", "3/2 8..13 start  stop ij");
     // Everything that may be alive counts against the ceiling.
@@ -217,6 +219,17 @@ fn each_move_and_each_wait_is_said_with_its_numbers() {
         r#""replicas":2,"max_surge":0,"max_unavailable":1,"target":1"#,
         "1oouo",
         &["takes out 2: more than the 2 that are desired", "waits for c to be ready again"],
+    );
+    // Two that are ready or start have the time that the file says, from now on.
+    says(
+        r#""replicas":2,"max_surge":2,"max_unavailable":0,"min_healthy_time_s":600,"target":2"#,
+        "1oo 2rs",
+        &[
+            "2 more to stop, but 2 are available and the floor is 2",
+            "waits for d to be ready (deadline in 5 min)",
+            "c must stay healthy for 10 min more",
+            "without progress, the deadline passes in 20 min",
+        ],
     );
     says(r#""replicas":2,"target":1"#, "1oo", &["what is wanted is what runs"]);
 }

@@ -230,11 +230,20 @@ impl AppState {
             book.clear_members();
             let mut instances = std::mem::take(&mut book.instances);
             for instance in instances.iter_mut() {
-                if instance.phase == Phase::Ready
+                // The new time counts from when it was ready.
+                if let Some(since) = instance.ready_since
+                    && instance.phase == Phase::Ready
                     && !instance.matured
-                    && instance.ready_since.is_some_and(|s| s + wait <= now)
                 {
-                    instance.matured = true;
+                    if let Some((at, timer)) = instance.timer.take() {
+                        self.timers.cancel(at, timer);
+                    }
+                    instance.matured = since + wait <= now;
+                    if !instance.matured {
+                        let timer = (since + wait, Timer::Mature(instance.key));
+                        self.timers.set(timer.0, timer.1);
+                        instance.timer = Some(timer);
+                    }
                 }
                 let class = Class::of(instance, needs_route);
                 instance.ever_available |= class == Class::Available;
