@@ -177,3 +177,27 @@ fn a_share_is_no_larger_for_its_broken_ones() {
     assert!(owed > 0 && of_first.contains(&broken), "{owed}: {of_first:?}");
     assert_eq!(of_first.len() as i64, owed);
 }
+
+/// With a place left out, the base stands there; what else is left of the old ones still holds back the next batch.
+#[test]
+fn a_batch_is_through_when_its_old_ones_are_gone() {
+    let mut world = World::with(settings(6, |r| {
+        r.batch = Some(2);
+        r.max_surge = Some(CountOrPercent::Count(2));
+        r.max_unavailable = Some(CountOrPercent::Count(0));
+    }));
+    world.stop_ms = 20_000;
+    world.deploy("2");
+    let skipped = InstanceKey { revision: RevisionNumber(2), slot: 1, attempt: 1 };
+    world.request(Request::Skip(skipped));
+    while world.ready_of(2).len() < 2 {
+        assert!(world.step());
+    }
+    let batches = |world: &World| world.state.open_rollout().unwrap().batches;
+    assert!(world.state.totals().of(Class::Draining) > 0, "the old ones are still there");
+    assert_eq!(batches(&world), 0);
+    while batches(&world) == 0 {
+        assert!(world.step());
+    }
+    assert_eq!(world.state.others().live(), 4, "of six, two are through and one of the others stays");
+}

@@ -129,14 +129,18 @@ fn rollback_by_name_and_without() {
     let table: Vec<(&World, Request, &str)> = vec![
         (&second, Request::Rollback(None), "rollback 3 to revision 1: goes back to 1 (revision 1)"),
         (&second, to(1), "rollback 3 to revision 1: goes back to 1 (revision 1)"),
-        (&second, to(2), "refused: revision 2 (2) is the wanted one already"),
+        (&second, to(2), "nothing: 2 of web is what runs: nothing to do"),
         (&second, to(7), "refused: web has no revision 7; see `trundle history web`"),
     ];
     for (world, request, expect) in table {
         assert_eq!(ask(world, &request), expect);
     }
     assert_eq!(ask(&rolling(), &to(1)), "turn back to revision 1: goes back to 1 (revision 1)");
+    assert_eq!(ask(&rolling(), &to(2)), "nothing: rollout 2 to 2 is on its way already");
     assert!(ask(&going_back(), &to(2)).ends_with("a way back is never rolled back"));
+    assert_eq!(ask(&going_back(), &to(1)), "nothing: rollout 2 is going back to 1 already");
+    // It failed on its way back to 1: what is wanted does not run, so it may be asked for.
+    assert_eq!(ask(&failed(), &to(1)), "rollback 3 to revision 1: goes back to 1 (revision 1)");
     // What is wanted does not run when the app is down: then it may be asked for.
     assert_eq!(ask(&down(), &to(1)), "rollback 2 to revision 1: goes back to 1 (revision 1)");
 }
