@@ -6,7 +6,7 @@
 mod common;
 
 use common::{World, counts, settings, template};
-use trundle_core::event::{Command, RolloutKind};
+use trundle_core::event::{Command, Event, RolloutKind};
 use trundle_core::ids::RevisionNumber;
 use trundle_core::limits::Order;
 use trundle_core::plan::{Assumed, Plan, StepAction, plan};
@@ -83,6 +83,26 @@ fn a_worker_is_stopped_without_a_drain() {
     assert_eq!(batches(&plan), ["+2x2", "-2x1", "+2x2", "-2x1"]);
     assert_eq!(plan.expected_ms, 2 * (START_MS + STOP_MS));
     assert_eq!((plan.lowest_available, plan.highest_total, plan.ends), (4, 6, true));
+}
+
+/// Two versions leave at one moment: each is said for itself.
+#[test]
+fn two_versions_are_replaced_by_a_third() {
+    let mut world = World::with(settings(4, counts(2, 0)));
+    world.deploy("2");
+    while world.ready_of(2).len() < 2 || world.ready_of(1).len() > 2 {
+        assert!(world.step());
+    }
+    let mut state = world.state.clone();
+    let say = |command| Event::Commanded { by: "ann".into(), command };
+    let wide = settings(4, counts(0, 4));
+    state.apply(world.at, &say(Command::Configure { settings: Box::new(wide) }));
+    let revision = Revision { number: RevisionNumber(3), template: template("3") };
+    state.apply(world.at, &say(Command::AddRevision { revision: Box::new(revision) }));
+    let (rollout, kind) = (state.next_rollout(), RolloutKind::Deploy);
+    state.apply(world.at, &say(Command::Roll { rollout, target: RevisionNumber(3), kind, step: false }));
+    let plan = plan(state, Assumed { start_ms: START_MS, stop_ms: STOP_MS });
+    assert_eq!(batches(&plan)[0], "-2x1 -2x2");
 }
 
 /// Places that are left over from an earlier version do not count in the mix.

@@ -195,6 +195,9 @@ fn another_bake_time_counts_at_once() {
     }
     let since = world.at;
     later(&mut world, 1_000);
+    world.settle();
+    let said: Vec<_> = world.last.reasons.iter().map(|r| r.text()).collect();
+    assert_eq!(said, ["everything is replaced; it is watched for 6 s more"]);
     let mut app = world.state.settings().unwrap().clone();
     app.rollout.bake_time_ms = 9_000;
     world.command(Command::Configure { settings: Box::new(app) });

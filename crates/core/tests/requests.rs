@@ -204,6 +204,16 @@ fn a_deploy_of_what_is_there_already() {
     half.run();
     assert_eq!(half.outcome(), RolloutState::Failed);
     assert_eq!(ask_deploy(&half, deploy(&half, "2")), "deploy 3 to revision 2: rolls web to 2");
+    let places = half.state.book(skipped.revision).unwrap().slots();
+    assert_eq!(places.next_attempt(skipped.slot), Some(2), "what was left out can be taken again");
+    // Of several with the same content it is the one that is wanted, and not the newest.
+    let mut twice = idle();
+    twice.request(Request::Restart);
+    twice.run();
+    twice.request(Request::Rollback(Some(RevisionNumber(1))));
+    twice.run();
+    twice.request(Request::Down);
+    assert_eq!(ask_deploy(&twice, deploy(&twice, "1")), "deploy 4 to revision 1: rolls web to 1");
 }
 
 #[test]

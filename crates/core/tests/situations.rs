@@ -206,6 +206,19 @@ fn each_move_and_each_wait_is_said_with_its_numbers() {
             "without progress, the deadline passes in 10 min",
         ],
     );
+    says(
+        ten,
+        "1oooooooo 2ss 1dt?",
+        &[
+            "8 more to stop, but 8 are available and the floor is 8",
+            "8 more to start, but 13 may be alive and the ceiling is 13",
+            "waits for i and 1 more to be ready (deadline in 5 min)",
+            "waits for k to finish its requests (cut in 30 s)",
+            "waits for l to stop",
+            "1 instance may or may not be alive and count as alive",
+            "without progress, the deadline passes in 10 min",
+        ],
+    );
     // All that are to start can start: no word of the ceiling.
     says(
         r#""replicas":2,"max_surge":2,"max_unavailable":0,"target":2"#,

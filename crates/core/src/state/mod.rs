@@ -249,3 +249,35 @@ impl AppState {
         self.settings.as_ref().is_some_and(|s| s.listen.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Action, Event, StartPurpose};
+    use crate::invariants::scan;
+
+    /// Nothing but a bug of ours makes such a book, so it is made by hand.
+    #[test]
+    fn a_book_that_is_wrong_is_found_out_by_counting_anew() {
+        let instance = InstanceKey { revision: RevisionNumber(1), slot: 1, attempt: 1 };
+        let mut sound = AppState::new("web".parse().unwrap());
+        sound.apply(0, &Event::Decided(Action::Start { instance, purpose: StartPurpose::Roll }));
+        assert_eq!(scan(&sound), Ok(()));
+        let damages: [(&str, fn(&mut AppState)); 4] = [
+            ("books say 2 live, there are 1", |s| s.totals.add(Class::Failed)),
+            ("books say 0 held, there are 1", |s| {
+                s.totals.take(Class::Starting);
+                s.totals.add(Class::Failed);
+            }),
+            ("books say 1 ready, there are 0", |s| s.books.values_mut().for_each(|b| b.ready += 1)),
+            ("the books of revisions hold 2, there are 1", |s| {
+                s.books.values_mut().for_each(|b| b.counts.add(Class::Failed));
+            }),
+        ];
+        for (found, damage) in damages {
+            let mut state = sound.clone();
+            damage(&mut state);
+            assert_eq!(scan(&state), Err(found.to_owned()));
+        }
+    }
+}
