@@ -116,12 +116,11 @@ fn is_blow(planted: bool, instance: &str, deeds: &[Deed]) -> bool {
 /// Everything that the client lost was counted by the proxy, under the right name, and the counts add up with what the
 /// apps wrote down. Answers how many a killed proxy had not even read: nobody can count those.
 pub fn counts(
-    site: &Site,
     app: &App,
     tally: &Tally,
     counted: &Counted,
     causes: &Causes,
-    past: &Past,
+    ids: &Ids,
     proxy_kills: u64,
 ) -> u64 {
     let name = app.name;
@@ -137,8 +136,9 @@ pub fn counts(
     assert!(unread <= proxy_kills * UNREAD_AT_A_KILL, "lost and not counted: {told}");
 
     let answered = tally.sent() - tally.lost();
-    let (by_version, distinct, lines) = ids(site, app, past);
-    assert_eq!(distinct, lines, "an id was processed twice: {told}");
+    let Ids { by_version, distinct, lines } = ids;
+    let distinct = *distinct;
+    assert_eq!(distinct, *lines, "an id was processed twice: {told}");
     assert!(answered <= distinct && distinct <= tally.sent(), "{distinct} ids: {told}");
     // An answer may have arrived in the moment before its count.
     assert!(
@@ -162,7 +162,13 @@ pub fn counts(
 const UNREAD_AT_A_KILL: u64 = 3;
 
 /// How many ids the instances of each version wrote down; distinct ones of all, and all.
-fn ids(site: &Site, app: &App, past: &Past) -> (BTreeMap<String, u64>, u64, u64) {
+pub struct Ids {
+    by_version: BTreeMap<String, u64>,
+    distinct: u64,
+    lines: u64,
+}
+
+pub fn ids(site: &Site, app: &App, past: &Past) -> Ids {
     let (mut by_version, mut distinct, mut lines) = (BTreeMap::<String, u64>::new(), BTreeSet::new(), 0);
     for entry in fs::read_dir(app.ids(site)).unwrap() {
         let entry = entry.unwrap();
@@ -174,7 +180,7 @@ fn ids(site: &Site, app: &App, past: &Past) -> (BTreeMap<String, u64>, u64, u64)
         *by_version.entry(past.versions[&revision].clone()).or_default() += n;
         distinct.extend(text.lines().map(str::to_owned));
     }
-    (by_version, distinct.len() as u64, lines)
+    Ids { by_version, distinct: distinct.len() as u64, lines }
 }
 
 /// Nobody but the test brought the app below its floor, and nothing brought it above its ceiling.

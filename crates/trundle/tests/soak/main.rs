@@ -105,7 +105,8 @@ fn what_people_and_a_bad_night_do() {
         seen.deaths.extend(past.planted.iter().cloned());
         let causes = judge::causes(&diary, app, tally, &seen);
         let proxy_kills = diary.deeds().iter().filter(|d| d.what == What::ProxyKilled).count() as u64;
-        let unread = judge::counts(&site, app, tally, &counted, &causes, &past, proxy_kills);
+        let ids = judge::ids(&site, app, &past);
+        let unread = judge::counts(app, tally, &counted, &causes, &ids, proxy_kills);
         judge::floor_and_ceiling(&diary, app, &seen);
         rows.push(table::Row {
             app,
