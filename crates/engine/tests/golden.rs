@@ -58,7 +58,7 @@ fn every_format_is_read_and_means_what_it_meant() {
 fn read(sql: &Path, formats: &mut BTreeSet<String>) -> Vec<Entry> {
     let dir = tempfile::tempdir().unwrap();
     let made = Connection::open(dir.path().join(SqliteJournal::FILE)).unwrap();
-    made.execute_batch(&fs::read_to_string(sql).unwrap()).unwrap();
+    made.execute_batch(&format!("BEGIN; {} COMMIT;", fs::read_to_string(sql).unwrap())).unwrap();
     formats.insert(format_of(&made));
     drop(made);
     let beside = SqliteJournal::open_to_read(dir.path()).unwrap().load().unwrap();

@@ -113,8 +113,8 @@ fn a_full_file_system_stops_a_rollout_and_room_lets_it_go_on() {
     // Zeros until nothing more goes in.
     let full = fs::write(&filler, vec![0; 32 << 20]).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    let trouble = wait_for("trouble", 10, || site.status()["trouble"].as_str().map(str::to_owned));
-    assert!(trouble.contains("the journal cannot be written"), "{trouble}");
+    let trouble = |site: &Site| site.status()["trouble"].as_str().unwrap_or_default().to_owned();
+    wait_for("trouble", 10, || trouble(&site).contains("the journal cannot be written").then_some(()));
     let stopped = pids(&site);
     let said = site.deploy("3.0", &[]).expect(1);
     assert!(said.stderr.contains("the journal cannot be written"), "{said}");

@@ -78,7 +78,10 @@ fn skew_library(site: &Site) -> PathBuf {
 #[test]
 fn a_wall_clock_that_jumps_changes_nothing_but_what_is_shown() {
     let _alone = alone();
-    let site = Site::with(&sample(3, r#"START_MS = "300""#, DEADLINES));
+    // Each new instance waits for a timer as well: one on a clock that went back would never be due.
+    let rollout = DEADLINES.replace("progress_deadline = \"3s\"", "progress_deadline = \"4s\"");
+    let rollout = rollout + "\nmin_healthy_time = \"300ms\"";
+    let site = Site::with(&sample(3, r#"START_MS = "300""#, &rollout));
     site.deploy("1.0", &[]).expect(0);
     let first = site.daemon().unwrap();
     first.signal(Signal::TERM);
