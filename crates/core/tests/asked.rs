@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Fate, World, counts, settings};
-use trundle_core::event::{Exit, Fact, PauseCause};
+use trundle_core::event::{Command, Event, Exit, Fact, PauseCause};
 use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::settings::{OnFailure, RolloutSettings};
@@ -137,7 +137,7 @@ fn what_cannot_be_tried_or_left_out_is_refused_with_the_reason() {
     let says = |request| idle.state.permit(&request).unwrap_err().to_string();
     assert!(says(Request::Skip(idle.ready_of(1)[0])).contains("no rollout"));
     let mut first = World::empty();
-    first.command(trundle_core::event::Command::Configure { settings: Box::new(settings(2, counts(1, 0))) });
+    first.command(Command::Configure { settings: Box::new(settings(2, counts(1, 0))) });
     first.fate = Box::new(|_, _| Fate::Exits);
     first.deploy("1");
     first.run();
@@ -258,6 +258,52 @@ fn a_rollout_that_runs_can_be_scaled_too() {
     world.run();
     assert_eq!((world.outcome(), world.ready_of(3).len()), (RolloutState::Succeeded, 3));
     assert!(world.lowest_available >= 3, "{}", world.lowest_available);
+}
+
+#[test]
+fn the_lowest_and_its_floor_are_of_one_moment() {
+    let lowest = |world: &World| {
+        let rollout = world.state.last_rollout().unwrap();
+        (rollout.lowest_available, rollout.lowest_floor)
+    };
+    let highest = |world: &World| {
+        let rollout = world.state.last_rollout().unwrap();
+        (rollout.highest_total, rollout.highest_ceiling)
+    };
+    let mut world = World::with(settings(4, counts(1, 1)));
+    world.deploy("2");
+    assert_eq!((lowest(&world), highest(&world)), ((3, 3), (5, 5)), "one was taken out at once");
+    world.request(Request::Scale(8));
+    assert_eq!(world.state.budget().floor(), 7);
+    world.run();
+    assert_eq!((world.outcome(), lowest(&world)), (RolloutState::Succeeded, (3, 3)), "nothing was wrong");
+    // With the rollout that brings it: 8 were available, and 15 are the new floor.
+    world.command(Command::Configure { settings: Box::new(settings(16, counts(1, 1))) });
+    world.deploy("3");
+    world.run();
+    assert_eq!((world.outcome(), lowest(&world)), (RolloutState::Succeeded, (8, 8)));
+    assert_eq!(world.state.budget().floor(), 15);
+    // Scaled down, it is the ceiling that cannot be met at once.
+    world.deploy("4");
+    world.step();
+    world.request(Request::Scale(3));
+    world.run();
+    assert_eq!((world.outcome(), world.state.budget().ceiling()), (RolloutState::Succeeded, 4));
+    assert_eq!(highest(&world), (17, 17));
+    assert_eq!(lowest(&world), (2, 2));
+    // Once it was reached it binds: what fails then is worse than fewer were under a lower floor.
+    world.stop_ms = 5_000;
+    world.deploy("5");
+    world.request(Request::Scale(8));
+    while world.state.totals().available() < 7 {
+        world.step();
+    }
+    assert_eq!(lowest(&world), (2, 2));
+    let available = world.state.totals().available();
+    for key in [world.ready_of(4), world.ready_of(5)].concat().into_iter().take(4) {
+        world.apply(Event::Observed { instance: key, fact: Fact::Unready });
+    }
+    assert_eq!(lowest(&world), (available - 4, 7));
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub use instance::{Instance, Phase};
 pub use request::{DeployRequest, Refusal, Request, Step};
 pub use rollout::{FailureRecord, Progress, Rollout, RolloutState};
 use timers::Timers;
+use watermarks::Bounds;
 
 #[derive(Debug, Clone)]
 pub struct AppState {
@@ -49,6 +50,7 @@ pub struct AppState {
     recovering_since: Option<Millis>,
     books: BTreeMap<RevisionNumber, Book>,
     totals: Counts,
+    bounds: Bounds,
     births: u64,
     timers: Timers,
     /// Starting ones whose healthy deadline passed.
@@ -73,6 +75,7 @@ impl AppState {
             recovering_since: None,
             books: BTreeMap::new(),
             totals: Counts::default(),
+            bounds: Bounds::default(),
             births: 0,
             timers: Timers::default(),
             overdue: BTreeSet::new(),

@@ -75,8 +75,13 @@ pub struct Rollout {
     pub to_restore: u32,
     /// Places of the target that a person asked for once more.
     pub retries: BTreeSet<u32>,
+    /// Of the moments since it began the one that was furthest below the floor, else the one with the fewest available;
+    /// and the floor that bound just then.
     pub lowest_available: u32,
+    pub lowest_floor: u32,
+    /// The same of all that lived, and the ceiling.
     pub highest_total: u32,
+    pub highest_ceiling: u32,
     /// Routed instances of each revision at the most mixed moment: of the pairs (others, target) after each change of the
     /// table, the one with the largest minimum, then the largest sum.
     pub peak_mix: BTreeMap<RevisionNumber, u32>,

@@ -3,10 +3,27 @@
 use std::collections::BTreeMap;
 
 use crate::ids::RevisionNumber;
+use crate::limits::Budget;
 
 use super::AppState;
-use super::rollout::{Progress, RolloutState};
+use super::rollout::{Progress, Rollout, RolloutState};
 use super::timers::Timer;
+
+/// Floor and ceiling as they bind now. A bound that was just moved cannot be met at once, and nothing is wrong: it binds as
+/// far as it was come to. 4 instances that are scaled to 8 with 1 unavailable have a floor of 7; it binds at 4, then at 5
+/// when 5 are available, and never goes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub floor: u32,
+    pub ceiling: u32,
+}
+
+impl Bounds {
+    fn bind(&mut self, budget: Budget, available: u32, live: u32) {
+        self.floor = budget.floor().min(self.floor.max(available));
+        self.ceiling = budget.ceiling().max(self.ceiling.min(live));
+    }
+}
 
 impl AppState {
     /// Settings changed: the clocks of the open rollout may be due at other moments.
@@ -51,9 +68,11 @@ impl AppState {
         let in_backoff = self.target.and_then(|t| self.books.get(&t)).map_or(0, |b| b.slots.in_backoff());
         let on_its_way = target.held() > target.available() || in_backoff > 0;
         let deadline = self.settings.as_ref().map_or(0, |s| s.rollout.progress_deadline_ms);
+        let budget = self.budget();
+        self.bounds.bind(budget, available, live);
+        let bounds = self.bounds;
         let Some(rollout) = self.open_rollout_mut() else { return };
-        rollout.lowest_available = rollout.lowest_available.min(available);
-        rollout.highest_total = rollout.highest_total.max(live);
+        rollout.note_level(available, live, bounds);
         if let Some(peak) = peak {
             rollout.peak_rank = rank;
             rollout.peak_mix = peak;
@@ -80,6 +99,20 @@ impl AppState {
                 self.timers.set(now + deadline, Timer::Wake);
             }
             (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
+impl Rollout {
+    fn note_level(&mut self, available: u32, live: u32, bounds: Bounds) {
+        // What broke a bound comes before what only came near it.
+        let lowness = |available: u32, floor: u32| (floor.saturating_sub(available), u32::MAX - available);
+        if lowness(available, bounds.floor) > lowness(self.lowest_available, self.lowest_floor) {
+            (self.lowest_available, self.lowest_floor) = (available, bounds.floor);
+        }
+        let highness = |live: u32, ceiling: u32| (live.saturating_sub(ceiling), live);
+        if highness(live, bounds.ceiling) > highness(self.highest_total, self.highest_ceiling) {
+            (self.highest_total, self.highest_ceiling) = (live, bounds.ceiling);
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use trundle_core::event::Requests;
 use trundle_core::state::Rollout;
 
-use super::{AsOf, Failure, Traffic, duration_ms, failure, json_word, peak_mix, requests_of, watermarks};
+use super::{AsOf, Failure, Traffic, duration_ms, failure, had_to_keep, json_word, peak_mix, requests_of};
 use crate::engine::App;
 
 /// One row of `history`.
@@ -23,7 +23,11 @@ pub struct HistoryRow {
     pub duration_ms: u64,
     pub requests: Option<Requests>,
     pub lowest_available: Option<u32>,
+    #[serde(default)]
+    pub lowest_floor: Option<u32>,
     pub highest_total: Option<u32>,
+    #[serde(default)]
+    pub highest_ceiling: Option<u32>,
     pub peak_mix: BTreeMap<String, u32>,
     pub cause: Option<String>,
     pub failure: Option<Failure>,
@@ -58,7 +62,7 @@ pub fn history(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> 
         current: state.target() == Some(*number),
     });
     let row = |rollout: &Rollout| {
-        let (lowest_available, highest_total) = watermarks(app, rollout);
+        let kept = had_to_keep(app, rollout).then_some(rollout);
         HistoryRow {
             rollout: rollout.id.0,
             from_version: rollout.from.map(|f| state.version_of(f)),
@@ -70,8 +74,10 @@ pub fn history(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> 
             started_at: app.chronicle.began.get(&rollout.id).copied().map(time_text),
             duration_ms: duration_ms(state, rollout),
             requests: requests_of(app, rollout, traffic),
-            lowest_available,
-            highest_total,
+            lowest_available: kept.map(|r| r.lowest_available),
+            lowest_floor: kept.map(|r| r.lowest_floor),
+            highest_total: kept.map(|r| r.highest_total),
+            highest_ceiling: kept.map(|r| r.highest_ceiling),
             peak_mix: peak_mix(state, &rollout.peak_mix),
             cause: rollout.cause.as_ref().map(|c| c.text()),
             failure: rollout.records.last().map(|record| failure(state, rollout, record)),

@@ -66,7 +66,13 @@ pub struct Status {
     pub live: u32,
     /// Since the rollout began; None where there was nothing to keep available.
     pub lowest_available: Option<u32>,
+    /// The floor that bound when the fewest were available; the ceiling when the most lived. Others than those of now after
+    /// the app was scaled.
+    #[serde(default)]
+    pub lowest_floor: Option<u32>,
     pub highest_total: Option<u32>,
+    #[serde(default)]
+    pub highest_ceiling: Option<u32>,
     pub peak_mix: BTreeMap<String, u32>,
     /// Since the rollout began; None when nobody can tell.
     pub requests: Option<Requests>,
@@ -127,7 +133,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
     let state = &*as_of.of(&app.state);
     let budget = state.budget();
     let rollout = state.last_rollout();
-    let (lowest_available, highest_total) = rollout.map(|r| watermarks(app, r)).unwrap_or_default();
+    let kept = rollout.filter(|r| had_to_keep(app, r));
     let reasons: Vec<_> = trundle_core::decide::decide(state)
         .reasons
         .into_iter()
@@ -150,8 +156,10 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
         ceiling: budget.ceiling(),
         available: state.totals().available(),
         live: state.totals().live(),
-        lowest_available,
-        highest_total,
+        lowest_available: kept.map(|r| r.lowest_available),
+        lowest_floor: kept.map(|r| r.lowest_floor),
+        highest_total: kept.map(|r| r.highest_total),
+        highest_ceiling: kept.map(|r| r.highest_ceiling),
         peak_mix: rollout.map(|r| peak_mix(state, &r.peak_mix)).unwrap_or_default(),
         requests: rollout.and_then(|r| requests_of(app, r, traffic)),
         latency: traffic.latency.clone(),
@@ -193,12 +201,9 @@ impl Status {
     }
 }
 
-/// The lowest availability and the most alive. On an app's first rollout, or after `down`, nothing had to be kept.
-fn watermarks(app: &App, rollout: &Rollout) -> (Option<u32>, Option<u32>) {
-    if rollout.from.is_none() || app.chronicle.from_nothing.contains(&rollout.id) {
-        return (None, None);
-    }
-    (Some(rollout.lowest_available), Some(rollout.highest_total))
+/// On an app's first rollout, or after `down`, there was nothing that had to be kept available.
+fn had_to_keep(app: &App, rollout: &Rollout) -> bool {
+    rollout.from.is_some() && !app.chronicle.from_nothing.contains(&rollout.id)
 }
 
 fn allowed(state: &AppState) -> Vec<String> {

@@ -255,6 +255,12 @@ fn the_lowest_counts_only_where_there_was_something_to_keep() {
     assert_eq!(world.status().lowest_available, None, "an app's first");
     world.deploy("2");
     assert_eq!((world.status().lowest_available, world.status().highest_total), (Some(2), Some(3)));
+    world.ask(Request::Scale(5));
+    let (status, rows) = (world.status(), world.rows());
+    assert_eq!((status.floor, status.lowest_floor, status.highest_ceiling), (5, Some(2), Some(3)), "of then");
+    assert_eq!((rows[1].lowest_floor, rows[1].highest_ceiling), (Some(2), Some(3)));
+    assert_eq!(rows[0].lowest_floor, None);
+    world.ask(Request::Scale(2));
     world.ask(Request::Down);
     world.sick = Some("3");
     world.deploy("3");

@@ -126,10 +126,12 @@ pub fn capacity_words(evidence: &Evidence) -> String {
     let row = &evidence.row;
     let took = duration_text(row.duration_ms);
     match (row.lowest_available, row.highest_total, evidence.timeline.levels.last()) {
-        (Some(lowest), Some(highest), Some(last)) => format!(
-            "In {took} never fewer than {lowest} were available (floor {}), and never more than {highest} alive (ceiling {}).",
-            last.floor, last.ceiling
-        ),
+        (Some(lowest), Some(highest), Some(last)) => {
+            let (floor, ceiling) = evidence.bounds(last);
+            format!(
+                "In {took} never fewer than {lowest} were available (floor {floor}), and never more than {highest} alive (ceiling {ceiling})."
+            )
+        }
         _ => format!("It took {took}; nothing ran before that had to be kept available."),
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use trundle_core::ids::{AppName, RevisionNumber, RolloutId};
 use trundle_engine::App;
 use trundle_engine::journal::{Entry, JournalError, SqliteJournal, Store};
-use trundle_engine::view::{self, AsOf, Failure, HistoryRow, Timeline, Traffic};
+use trundle_engine::view::{self, AsOf, Failure, HistoryRow, Level, Timeline, Traffic};
 
 use super::samples::{self, Sample};
 use crate::clock::rfc3339;
@@ -113,5 +113,11 @@ impl Evidence {
     /// There was something to keep available.
     pub fn has_floor(&self) -> bool {
         self.row.lowest_available.is_some()
+    }
+
+    /// Floor and ceiling that bound when the fewest were available and the most lived; of a daemon that does not tell them,
+    /// those of `last`.
+    pub fn bounds(&self, last: &Level) -> (u32, u32) {
+        (self.row.lowest_floor.unwrap_or(last.floor), self.row.highest_ceiling.unwrap_or(last.ceiling))
     }
 }

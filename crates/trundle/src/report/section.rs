@@ -82,10 +82,11 @@ fn tiles(m: &mut Markup, evidence: &Evidence) {
         }
         let last = evidence.timeline.levels.last();
         if let (Some(lowest), Some(highest), Some(last)) = (row.lowest_available, row.highest_total, last) {
-            let tone = if lowest >= last.floor { "good" } else { "bad" };
-            tile(m, "lowest available", tone, lowest, format!("floor {}", last.floor));
-            let tone = if highest <= last.ceiling { "good" } else { "bad" };
-            tile(m, "highest alive", tone, highest, format!("ceiling {}", last.ceiling));
+            let (floor, ceiling) = evidence.bounds(last);
+            let tone = if lowest >= floor { "good" } else { "bad" };
+            tile(m, "lowest available", tone, lowest, format!("floor {floor}"));
+            let tone = if highest <= ceiling { "good" } else { "bad" };
+            tile(m, "highest alive", tone, highest, format!("ceiling {ceiling}"));
         }
         if !row.peak_mix.is_empty() {
             let mix: Vec<_> =

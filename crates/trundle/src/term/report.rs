@@ -19,13 +19,21 @@ pub fn summary(status: &Status) -> String {
     if let (Some(lowest), Some(highest)) = (status.lowest_available, status.highest_total) {
         let _ = writeln!(
             out,
-            "  available never below {lowest} (floor {}), never more than {highest} live (ceiling {}){}",
-            status.floor,
-            status.ceiling,
+            "  available never below {lowest} ({}), never more than {highest} live ({}){}",
+            bound("floor", status.lowest_floor, status.floor),
+            bound("ceiling", status.highest_ceiling, status.ceiling),
             peak(&status.peak_mix)
         );
     }
     out
+}
+
+/// Of the moment that is told, and of now if the app was scaled since: one alone would look as if it had been broken, or kept.
+fn bound(name: &str, then: Option<u32>, now: u32) -> String {
+    match then {
+        Some(then) if then != now => format!("{name} {then} then, {now} now"),
+        Some(_) | None => format!("{name} {now}"),
+    }
 }
 
 /// What runs, and with a rollout how long that took.

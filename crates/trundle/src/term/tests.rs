@@ -96,6 +96,24 @@ fn what_nobody_counted_is_not_given_as_a_number() {
 }
 
 #[test]
+fn the_lowest_is_told_with_the_floor_of_its_moment() {
+    let told = |lowest_floor: Value, highest_ceiling: Value| {
+        let scaled = status(|s| {
+            s["lowest_floor"] = lowest_floor;
+            s["highest_ceiling"] = highest_ceiling;
+        });
+        report::summary(&scaled).lines().last().unwrap().split(", peak").next().unwrap().trim().to_owned()
+    };
+    assert_eq!(
+        told(json!(1), json!(9)),
+        "available never below 2 (floor 1 then, 2 now), never more than 3 live (ceiling 9 then, 3 now)"
+    );
+    let same = "available never below 2 (floor 2), never more than 3 live (ceiling 3)";
+    assert_eq!(told(json!(2), json!(3)), same);
+    assert_eq!(told(Value::Null, Value::Null), same, "of a daemon that does not tell them");
+}
+
+#[test]
 fn where_a_rollout_stands_is_one_line() {
     let stands = report::stand(&status(|s| {
         s["rollout"]["state"] = "rolling_back".into();
