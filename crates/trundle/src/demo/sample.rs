@@ -3,6 +3,7 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
+//! | `HOST` | the address it listens on, 127.0.0.1 unless it is told: other engines reach it from outside of its container |
 //! | `START_MS` | milliseconds until it listens |
 //! | `STOP_MS` | milliseconds from SIGTERM to its end |
 //! | `DB_POOL`, `DB_DIR`, `DB_LIMIT` | connections it takes from a pretended database that allows each revision `DB_LIMIT` of them |
@@ -12,7 +13,7 @@
 
 use std::convert::Infallible;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,6 +70,7 @@ async fn serve() -> i32 {
         eprintln!("FATAL: PORT is not set");
         return 2;
     };
+    let host = env("HOST").and_then(|host| host.parse().ok()).unwrap_or(Ipv4Addr::LOCALHOST);
     let instance = env("TRUNDLE_INSTANCE").unwrap_or_else(|| "sample".to_owned());
     let id_log = env("ID_LOG").and_then(|dir| {
         let path = PathBuf::from(dir).join(&instance);
@@ -86,15 +88,15 @@ async fn serve() -> i32 {
         listening_us: AtomicU64::new(0),
         told_at: AtomicU64::new(0),
     });
-    let listener = match TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await {
+    let listener = match TcpListener::bind((host, port)).await {
         Ok(listener) => listener,
         Err(error) => {
-            eprintln!("FATAL: cannot listen on 127.0.0.1:{port}: {error}");
+            eprintln!("FATAL: cannot listen on {host}:{port}: {error}");
             return 98;
         }
     };
     sample.listening_us.store(monotonic_us(), Ordering::Relaxed);
-    println!("listening on 127.0.0.1:{port}");
+    println!("listening on {host}:{port}");
     let Ok(mut term) = signal(SignalKind::terminate()) else { return 1 };
     let mut exit_after = std::pin::pin!(exit_after(sample.fail.clone()));
     loop {
