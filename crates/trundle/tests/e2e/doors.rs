@@ -17,6 +17,7 @@ use trundle_core::state::{DeployRequest, Request};
 use crate::bad_version::versions;
 use crate::harness::chaos::start_daemon;
 use crate::harness::prober::Prober;
+use crate::harness::procs::Proc;
 use crate::harness::{Site, alone, load, sample, wait_for};
 
 /// Row 9 of docs/faults.md: somebody else listens where the daemon would.
@@ -44,6 +45,26 @@ fn a_foreign_listener_on_the_daemons_socket_is_refused_and_left_alone() {
     site.run(&["down", "--socket", site.dir().join("own.sock").to_str().unwrap()]).expect(0);
 }
 
+/// One that is stopped within a transaction holds the database, and its successor cannot begin at all.
+fn stop_between_writes(daemon: &Proc) {
+    let stopped = |stat: String| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"));
+    let mine = format!(" {} ", daemon.pid);
+    wait_for("a moment between two writes", 10, || {
+        daemon.signal(Signal::STOP);
+        wait_for("it to stop", 10, || {
+            let mut tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid)).unwrap().flatten();
+            let all = tasks.all(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(stopped));
+            all.then_some(())
+        });
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let writes = locks.lines().any(|l| l.contains("POSIX") && l.contains("WRITE") && l.contains(&mine));
+        if writes {
+            daemon.signal(Signal::CONT);
+        }
+        (!writes).then_some(())
+    });
+}
+
 /// Row 8 of docs/faults.md. A stopped daemon keeps its lock, so that somebody must take lock and socket away by hand.
 #[test]
 fn a_daemon_that_wakes_beside_its_successor_does_nothing_more() {
@@ -56,7 +77,7 @@ fn a_daemon_that_wakes_beside_its_successor_does_nothing_more() {
     let new = || site.apps().iter().filter(|app| app.env["TRUNDLE_VERSION"] == "2.0").count();
     wait_for("the middle of the rollout", 10, || (new() >= 1).then_some(()));
     let first = site.daemon().unwrap();
-    first.signal(Signal::STOP);
+    stop_between_writes(&first);
     for file in ["daemon.lock", "daemon.sock"] {
         fs::remove_file(site.state().join(file)).unwrap();
     }
