@@ -266,7 +266,8 @@ mod tests {
         let mut sound = AppState::new("web".parse().unwrap());
         sound.apply(0, &Event::Decided(Action::Start { instance, purpose: StartPurpose::Roll }));
         assert_eq!(scan(&sound), Ok(()));
-        let damages: [(&str, fn(&mut AppState)); 4] = [
+        type Damage = fn(&mut AppState);
+        let damages: [(&str, Damage); 4] = [
             ("books say 2 live, there are 1", |s| s.totals.add(Class::Failed)),
             ("books say 0 held, there are 1", |s| {
                 s.totals.take(Class::Starting);
