@@ -110,7 +110,8 @@ impl Route {
         }
     }
 
-    /// Claims a place in the less loaded of two endpoints that were drawn by weight. `None` when no endpoint is left.
+    /// Claims a place in the less loaded of two different endpoints that were drawn by weight, so that one that hangs is not
+    /// drawn against itself and gets no more than others have. `None` when no endpoint is left.
     #[must_use]
     pub fn choose(&self, random: &mut Random, tried: &Tried) -> Option<Claim> {
         if self.routed.is_empty() {
@@ -120,8 +121,8 @@ impl Route {
             if let Some(claim) = self.new.iter().find(|e| e.greet()).and_then(LiveEndpoint::claim) {
                 return Some(claim);
             }
-            let first = self.draw(random);
-            let second = self.draw(random);
+            let first = self.at(random.below(self.total_weight));
+            let second = self.another(first, random);
             if let Some(claim) = less_loaded(first, second).endpoint.claim() {
                 return Some(claim);
             }
@@ -133,8 +134,15 @@ impl Route {
         left.into_iter().find_map(|weighted| weighted.endpoint.claim())
     }
 
-    fn draw(&self, random: &mut Random) -> &Weighted {
-        let at = random.below(self.total_weight);
+    /// Drawn by weight among all but `first`; the same if there is no other.
+    fn another(&self, first: &Weighted, random: &mut Random) -> &Weighted {
+        let at = random.below(self.total_weight - first.weight);
+        // What stands before it keeps its place, what stands behind it moves up.
+        let is_behind = at >= first.up_to - first.weight;
+        self.at(if self.routed.len() > 1 && is_behind { at + first.weight } else { at })
+    }
+
+    fn at(&self, at: u64) -> &Weighted {
         let index = if self.total_weight == self.routed.len() as u64 {
             at as usize // all weights are 1
         } else {
@@ -237,6 +245,22 @@ mod tests {
         assert!((80..=120).contains(&loads[0]) && (170..=230).contains(&loads[2]), "{loads:?}");
         drop(claims);
         assert!(endpoints.iter().all(|e| e.in_flight() == 0));
+    }
+
+    /// Each request that it got more would wait for it: that it is drawn twice must not make it the less loaded of the two.
+    #[test]
+    fn one_that_hangs_gets_no_more_than_others_have() {
+        for weights in [&[1, 1, 1, 1][..], &[3, 1, 2]] {
+            let (_dir, route, endpoints) = route(weights);
+            let mut random = Random::new();
+            drop(weights.iter().map(|_| route.choose(&mut random, &Tried::default())).collect::<Vec<_>>());
+            let held: Vec<_> = (0..4).map(|_| endpoints[0].claim().unwrap()).collect();
+            for _ in 0..1000 {
+                let claim = route.choose(&mut random, &Tried::default()).unwrap();
+                assert_ne!(claim.endpoint().id, endpoints[0].id, "{weights:?}");
+            }
+            drop(held);
+        }
     }
 
     #[test]
