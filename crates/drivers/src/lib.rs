@@ -14,6 +14,7 @@ macro_rules! log_line {
 }
 
 mod artifact;
+pub mod cores;
 mod detach;
 mod digests;
 mod durable;

@@ -10,6 +10,8 @@ use std::process::Command;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::cores;
+
 /// Closes every descriptor from 3 on. Only for the first moment of a process that opened nothing itself.
 pub(crate) fn close_inherited() {
     // SAFETY: called before anything in this process opened a descriptor, so no Rust value owns one of them.
@@ -56,15 +58,16 @@ pub(crate) fn block_signals() -> io::Result<OwnedFd> {
     }
 }
 
-/// The command gets a session of its own, no blocked signal and the default answer to each.
-pub(crate) fn own_session(command: &mut Command) {
-    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, signal, sigprocmask), and nothing
+/// The command gets a session of its own, no blocked signal, the default answer to each, and this limit for core dumps.
+pub(crate) fn own_session(command: &mut Command, core_bytes_max: Option<u64>) {
+    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, signal, sigprocmask, prlimit), and nothing
     // is allocated. Signals that cannot be changed (KILL, STOP, those of libc) answer with an error, which is fine.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             if libc::setsid() == -1 {
                 return Err(io::Error::last_os_error());
             }
+            cores::set(core_bytes_max);
             for signal in 1..=64 {
                 libc::signal(signal, libc::SIG_DFL);
             }

@@ -16,6 +16,10 @@ use std::ffi::OsString;
 fn main() {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let word = |n: usize| args.get(n).and_then(|a| a.to_str());
+    // All of them may hold a secret, or a request of somebody; what stands for an app in tests does not.
+    if !matches!(word(0), Some("sample" | "load")) {
+        trundle_drivers::cores::leave_none();
+    }
     let code = match (word(0), word(1)) {
         (Some("shim"), Some("proxy")) => cli::internal::holder(&args[2..]),
         (Some("shim"), _) => trundle_drivers::run_shim(&args[1..]),

@@ -20,7 +20,7 @@ use super::probe::{shown, timed_out};
 use super::{Surroundings, Target};
 use crate::placeholder::{self, BadPlaceholder};
 use crate::program::{DEFAULT_PATH, find_program};
-use crate::{logs, procfs, sys};
+use crate::{cores, logs, procfs, sys};
 
 const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 
@@ -94,7 +94,7 @@ fn spawn(argv: &[String], around: &Surroundings) -> Result<(Session, OwnedFd), S
     let mut command = Command::new(&program);
     command.args(args).current_dir(&around.cwd).env_clear().envs(&around.env);
     command.stdin(Stdio::null()).stdout(out).stderr(err);
-    sys::own_session(&mut command);
+    sys::own_session(&mut command, cores::bytes_max());
     let child = command.spawn().map_err(text)?;
     Ok((Session { child: Some(child) }, reader.into()))
 }

@@ -14,7 +14,7 @@ use super::prune;
 use crate::layout::InstanceDir;
 use crate::seal::random;
 use crate::shim::record::{Answer, LogLimits, Refusal, ShimRecord, Spec};
-use crate::{durable, procfs};
+use crate::{cores, durable, procfs};
 use trundle_core::revision::hex;
 use trundle_crashpoint::crash_point;
 
@@ -70,6 +70,7 @@ fn run_shim(job: &Job, dir: &InstanceDir, launch: Launch, port: u16) -> Result<S
         cwd: launch.cwd,
         env: launch.env,
         log: LogLimits::default(),
+        core_bytes_max: cores::bytes_max(),
     };
     let text = serde_json::to_vec(&spec)
         .map_err(|_| Refusal::system("cannot write the specification", "not JSON"))?;

@@ -21,7 +21,7 @@ use trundle_core::event::RefusalCode;
 use trundle_crashpoint::crash_point;
 
 use crate::layout::InstanceDir;
-use crate::{procfs, sys};
+use crate::{cores, procfs, sys};
 use record::{Answer, Refusal, ShimRecord, Spec};
 use rotate::Log;
 
@@ -31,6 +31,8 @@ const SPEC_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// The body of `trundle shim [NAME]`; the arguments are for whoever reads a process list. Call it before anything
 /// else is set up: it closes every inherited descriptor but the first three. Answers the code to exit with.
 pub fn run_shim(_args: &[OsString]) -> i32 {
+    // It reads the secrets of its instance.
+    cores::leave_none();
     sys::close_inherited();
     match start() {
         Ok(running) => {
@@ -131,7 +133,7 @@ fn spawn(spec: &Spec) -> Result<(OwnedFd, Child), Refusal> {
     let mut command = Command::new(&spec.program);
     command.arg0(program_name).args(args).current_dir(&spec.cwd);
     command.env_clear().envs(&spec.env).stdin(Stdio::null()).stdout(out).stderr(err);
-    sys::own_session(&mut command);
+    sys::own_session(&mut command, spec.core_bytes_max);
     let child = command.spawn().map_err(|error| refused_exec(spec, &error))?;
     let reader = OwnedFd::from(reader);
     rustix::io::ioctl_fionbio(&reader, true)

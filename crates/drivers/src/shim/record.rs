@@ -31,6 +31,8 @@ pub(crate) struct Spec {
     /// The whole environment: nothing is inherited.
     pub env: BTreeMap<String, String>,
     pub log: LogLimits,
+    /// Of a core dump of the app; None: unlimited.
+    pub core_bytes_max: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -74,7 +74,8 @@ pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError>
     let log_path = state_dir.join("daemon.log");
     let log = log_file(state_dir, "daemon.log")?;
     let said_before = log.metadata()?.len();
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    command
         .args(["daemon", "--detach", "--state-dir"])
         .arg(state_dir)
         .arg("--socket")
@@ -85,8 +86,9 @@ pub async fn ensure(state_dir: &Path, client: &Client) -> Result<(), StartError>
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()?;
+        .stderr(log);
+    // Apps shall have the limit that the user has.
+    let mut child = trundle_drivers::cores::as_found(|| command.spawn())?;
     let deadline = Instant::now() + LONGEST_START;
     while Instant::now() < deadline {
         if client.answers().await {
