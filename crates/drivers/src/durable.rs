@@ -48,6 +48,12 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, synced: bool) -> io::Result<()>
     result
 }
 
+/// For reading what an app of the same user could have put something else in the place of: no link is followed, and no FIFO
+/// without a writer makes us wait.
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -81,8 +82,9 @@ impl InstanceDir {
     pub const EXIT: &str = "exit.json";
     pub const REFUSED: &str = "refused.json";
 
+    /// A link in its place is no folder of ours.
     pub fn exists(&self) -> bool {
-        self.0.is_dir()
+        fs::symlink_metadata(&self.0).is_ok_and(|metadata| metadata.is_dir())
     }
 
     pub fn log(&self) -> PathBuf {
@@ -109,7 +111,9 @@ impl InstanceDir {
     /// The kernel's word on whether a shim has this folder: it ends with the process, however that ended.
     pub fn lock(&self) -> io::Result<Option<File>> {
         let path = self.0.join("lock");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -120,6 +124,6 @@ impl InstanceDir {
 
 /// A record that is missing, torn or foreign is no record: what runs is then found by its label.
 fn record<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let file = File::open(path).ok()?;
+    let file = durable::open_own(path).ok()?;
     serde_json::from_reader(io::Read::take(io::BufReader::new(file), RECORD_BYTES_MAX)).ok()
 }

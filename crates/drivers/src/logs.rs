@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use trundle_core::ids::{AppName, InstanceKey};
 
+use crate::durable;
 use crate::layout::Layout;
 use crate::shim::rotate::numbered;
 
@@ -74,7 +75,7 @@ fn newlines(text: &[u8]) -> usize {
 
 /// The end of a file: at least the last `n` lines, or `bytes_max`.
 fn tail(path: &Path, n: usize, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = durable::open_own(path)?;
     let length = file.metadata()?.len();
     let mut take = 16 * 1024;
     loop {
@@ -130,7 +131,8 @@ pub struct Follower {
 impl Follower {
     /// Begins at the end of what is there now; one that has no log yet is followed from its first line.
     pub fn from_end(path: PathBuf) -> Self {
-        let file = File::open(&path).and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file)).ok();
+        let file =
+            durable::open_own(&path).and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file)).ok();
         Self { path, file, partial: Vec::new() }
     }
 
@@ -143,7 +145,7 @@ impl Follower {
     pub fn lines(&mut self) -> io::Result<Vec<String>> {
         let mut added = self.read()?;
         if added.is_empty() && self.is_rotated()? {
-            self.file = File::open(&self.path).ok();
+            self.file = durable::open_own(&self.path).ok();
             added = self.read()?;
         }
         self.partial.extend(added);

@@ -81,6 +81,10 @@ impl Copy<'_> {
         let mut source =
             OpenOptions::new().read(true).custom_flags(flags).open(from).map_err(fail("open"))?;
         let metadata = source.metadata().map_err(fail("read"))?;
+        // A sparse file costs its owner nothing and would fill our disk with its zeros.
+        if self.bytes.saturating_add(metadata.len()) > BYTES_MAX {
+            return Err(ArtifactError::TooBig);
+        }
         // As it was, but nobody writes into it, and we can read it.
         let mode = metadata.permissions().mode() & 0o555 | 0o400;
         let mut copy = OpenOptions::new().write(true).create_new(true).open(place).map_err(fail("copy"))?;

@@ -5,9 +5,11 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, renameat};
 use trundle_core::revision::hex;
 
 use super::{Entry, What, check};
@@ -32,13 +34,16 @@ pub(super) fn keep(home: &Path, entries: &mut [Entry]) -> io::Result<()> {
     durable::sync_folder(&kept)
 }
 
-/// Puts the `n`th entry of the manifest where it was. The folders above it must have been checked.
+/// Puts the `n`th entry of the manifest where it was. The folders above it must have been checked; one that became a link
+/// since then is not followed.
 pub(super) fn put_back(home: &Path, n: usize, entry: &Entry) -> io::Result<()> {
-    let place = home.join("tree").join(&entry.path);
+    let path = Path::new(&entry.path);
+    let folder = folder_of(&home.join("tree"), path)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let nonce: [u8; 8] = random().map_err(io::Error::other)?;
     let aside = home.join(format!(".{}.tmp", hex(&nonce)));
     match &entry.what {
-        What::Folder => return fs::create_dir(&place),
+        What::Folder => return Ok(mkdirat(&folder, name, Mode::from_raw_mode(0o777))?),
         What::Link { target } => symlink(target, &aside)?,
         What::File { .. } => {
             let kept = home.join(FOLDER).join(n.to_string());
@@ -46,8 +51,18 @@ pub(super) fn put_back(home: &Path, n: usize, entry: &Entry) -> io::Result<()> {
             fs::hard_link(&kept, &aside)?;
         }
     }
-    let result = fs::rename(&aside, &place);
+    let result = renameat(CWD, &aside, &folder, name);
     // Between two names of one file a rename does nothing.
     let _ = fs::remove_file(&aside);
-    result
+    Ok(result?)
+}
+
+/// The folder that `path` stands in, held open: instances write into the tree while we look at it.
+fn folder_of(tree: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder = openat(CWD, tree, flags, Mode::empty())?;
+    for part in path.parent().unwrap_or(Path::new("")).components() {
+        folder = openat(&folder, part.as_os_str(), flags, Mode::empty())?;
+    }
+    Ok(folder)
 }

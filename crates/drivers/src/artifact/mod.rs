@@ -8,7 +8,7 @@
 mod copy;
 mod kept;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -190,7 +190,7 @@ fn check(path: &Path, what: &What) -> Result<(), Refusal> {
         What::Link { target } if fs::read_link(path).is_ok_and(|now| now == Path::new(target)) => Ok(()),
         What::File { stamp, .. } if Stamp::of(&metadata) == *stamp => Ok(()),
         What::File { digest, executable, .. } if metadata.is_file() => {
-            let now = File::open(path).and_then(|mut file| digest_of(&mut file));
+            let now = durable::open_own(path).and_then(|mut file| digest_of(&mut file));
             let now = now.map_err(|error| other(&format!("cannot be read: {error}")))?;
             if now != *digest {
                 Err(changed(path, digest, &now))
@@ -225,7 +225,10 @@ fn digest_of_tree(entries: &[Entry]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::fs::File;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
 
     fn world() -> (tempfile::TempDir, Layout, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -258,7 +261,7 @@ mod tests {
     #[test]
     fn times_and_rights_are_kept_but_nobody_writes_into_a_copied_file() {
         let (_dir, layout, source) = world();
-        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_234_567_891);
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_891);
         for (path, mode) in [("run", 0o750), ("lib/a.txt", 0o640), ("lib", 0o550)] {
             fs::set_permissions(source.join(path), fs::Permissions::from_mode(mode)).unwrap();
             File::open(source.join(path)).unwrap().set_modified(long_ago).unwrap();
@@ -361,6 +364,100 @@ mod tests {
             assert!(error.contains(expect), "{error}");
             assert_eq!(fs::read_dir(layout.artifacts()).unwrap().count(), 0);
         }
+    }
+
+    /// Row 59 of the faults.
+    #[test]
+    fn a_fifo_or_a_device_is_refused_and_nobody_waits_for_one() {
+        let (_dir, layout, source) = world();
+        rustix::fs::mkfifoat(rustix::fs::CWD, source.join("bad"), rustix::fs::Mode::RUSR).unwrap();
+        let refused = |source: &Path| import(&layout, source, "dist".into()).unwrap_err().to_string();
+        assert!(refused(&source).contains("a FIFO"), "{}", refused(&source));
+        assert!(refused(&source.join("bad")).contains("a FIFO"));
+        assert!(refused(Path::new("/dev/zero")).contains("a device"));
+        assert_eq!(fs::read_dir(layout.artifacts()).unwrap().count(), 0);
+    }
+
+    /// Row 59 of the faults: a second name leads into the source as a link would.
+    #[test]
+    fn hard_links_become_files_of_their_own() {
+        let (dir, layout, source) = world();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "of somebody else").unwrap();
+        fs::hard_link(&outside, source.join("a")).unwrap();
+        fs::hard_link(&outside, source.join("b")).unwrap();
+        let copy = copy_of(&layout, &import(&layout, &source, "dist".into()).unwrap());
+        let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
+        let inodes = [inode(outside.clone()), inode(copy.join("a")), inode(copy.join("b"))];
+        assert!(inodes[0] != inodes[1] && inodes[1] != inodes[2] && inodes[0] != inodes[2], "{inodes:?}");
+        fs::set_permissions(copy.join("a"), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(copy.join("a"), "by the app").unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "of somebody else");
+        assert_eq!(fs::read_to_string(copy.join("b")).unwrap(), "of somebody else");
+    }
+
+    /// Row 59 of the faults: neither by one sparse file, nor by the last of many, nor by their number.
+    #[test]
+    fn what_would_fill_the_disk_is_refused_before_it_is_written() {
+        let (dir, layout, source) = world();
+        let bomb = File::create(source.join("bomb")).unwrap();
+        bomb.set_len(BYTES_MAX + 1).unwrap();
+        let began = Instant::now();
+        assert!(matches!(import(&layout, &source, "dist".into()), Err(ArtifactError::TooBig)));
+        // Four GiB of zeros take longer to write, anywhere.
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(fs::read_dir(layout.artifacts()).unwrap().count(), 0);
+
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let copy = |bytes, count| {
+            let one = || Entry { path: String::new(), what: What::Folder };
+            let entries = std::iter::repeat_with(one).take(count).collect();
+            let mut copy = Copy { state_dir: &layout.state_dir, tree: &tree, entries, bytes };
+            let _ = fs::remove_file(tree.join("a"));
+            copy.entry(&source.join("lib/a.txt"), "a")
+        };
+        assert!(copy(BYTES_MAX - 3, FILES_MAX - 1).is_ok());
+        assert!(matches!(copy(BYTES_MAX - 2, 0), Err(ArtifactError::TooBig)));
+        assert!(matches!(copy(0, FILES_MAX), Err(ArtifactError::TooMany)));
+    }
+
+    /// Row 60 of the faults: a folder of the copy is a link out of it every other moment, while what was removed is put back.
+    #[test]
+    fn nothing_is_put_back_through_a_link_that_comes_and_goes() {
+        let (dir, layout, source) = world();
+        let artifact = import(&layout, &source, "dist".into()).unwrap();
+        let copy = copy_of(&layout, &artifact);
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        let (lib, aside) = (copy.join("lib"), copy.join("aside"));
+        let stop = AtomicBool::new(false);
+        let swaps = std::thread::scope(|scope| {
+            let swapper = scope.spawn(|| {
+                let mut swaps = 0_u32;
+                while !stop.load(Ordering::Relaxed) {
+                    // The folder goes aside, the link takes its place, and back. Each may fail: the other side is at work.
+                    let _ = fs::remove_file(lib.join("a.txt"));
+                    let _ = fs::remove_dir_all(&aside);
+                    let _ = fs::rename(&lib, &aside);
+                    swaps += u32::from(symlink(&outside, &lib).is_ok());
+                    std::thread::yield_now();
+                    let _ = fs::remove_file(&lib);
+                    let _ = fs::rename(&aside, &lib);
+                }
+                swaps
+            });
+            let until = Instant::now() + Duration::from_millis(1500);
+            while Instant::now() < until {
+                // Refused or not: the app is at work.
+                let _ = verify(&layout, &artifact);
+            }
+            stop.store(true, Ordering::Relaxed);
+            swapper.join().unwrap()
+        });
+        let written: Vec<_> = fs::read_dir(&outside).unwrap().flatten().map(|e| e.path()).collect();
+        assert!(written.is_empty(), "written outside the copy after {swaps} swaps: {written:?}");
+        assert!(swaps > 100, "{swaps} swaps prove nothing");
     }
 
     #[test]

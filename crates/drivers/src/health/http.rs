@@ -185,6 +185,73 @@ mod tests {
         assert!(check(b"", &probe("/")).1.error.is_some());
     }
 
+    /// Answers one connection with `head` and then `piece` for ever; answers how many bytes were taken.
+    fn check_endless(
+        head: &'static str,
+        piece: &'static str,
+        probe: &HttpProbe,
+    ) -> (bool, ProbeEvidence, u64) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("bound to IPv4") };
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let mut sent = 0;
+            let mut next = head;
+            while stream.write_all(next.as_bytes()).is_ok() {
+                sent += next.len() as u64;
+                next = piece;
+            }
+            sent
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(async {
+            tokio::time::timeout(std::time::Duration::from_secs(20), get(address, probe)).await
+        });
+        let (succeeded, evidence) = answer.expect("it reads for ever");
+        drop(runtime);
+        (succeeded, evidence, server.join().unwrap())
+    }
+
+    /// Row 54 of the faults. What the kernel holds for a connection is taken too: some MiB.
+    #[test]
+    fn an_answer_without_an_end_is_judged_by_its_beginning() {
+        const KERNEL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let piece = "1000\r\n".to_owned() + &"y".repeat(0x1000) + "\r\n";
+        let piece: &'static str = piece.leak();
+        let (up, evidence, sent) = check_endless(head, piece, &probe("/"));
+        assert!(up && evidence.status == Some(200) && sent < KERNEL_BYTES_MAX, "{sent} bytes, {evidence:?}");
+
+        let expecting = HttpProbe { body: Some("the end".into()), ..probe("/") };
+        let (up, evidence, sent) = check_endless(head, piece, &expecting);
+        assert!(!up && sent < KERNEL_BYTES_MAX, "{sent} bytes");
+        assert_eq!(evidence.error.as_deref(), Some("the body does not contain the expected text"));
+        assert!(evidence.body.unwrap().len() < 1000, "what is kept of it is short");
+
+        let found = HttpProbe { body: Some("yy".into()), ..probe("/") };
+        assert!(check_endless(head, piece, &found).0, "within the beginning");
+
+        let (up, evidence, sent) = check_endless("HTTP/1.1 200 OK\r\n", "X-A: b\r\n", &probe("/"));
+        assert!(!up && sent < KERNEL_BYTES_MAX, "{sent} bytes");
+        assert!(evidence.error.as_ref().is_some_and(|e| e.contains("not HTTP")), "{evidence:?}");
+    }
+
+    /// Row 54 of the faults: nobody is asked at the place that the app names.
+    #[test]
+    fn nobody_knocks_at_the_place_of_a_redirect() {
+        let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+        elsewhere.set_nonblocking(true).unwrap();
+        let place = elsewhere.local_addr().unwrap();
+        for status in [301, 302, 303, 307, 308] {
+            let answer =
+                format!("HTTP/1.1 {status} X\r\nLocation: http://{place}/\r\nContent-Length: 0\r\n\r\n");
+            let (up, evidence, _) = check(answer.leak().as_bytes(), &probe("/"));
+            assert!(!up && evidence.error.unwrap().contains("is not followed"));
+        }
+        assert!(elsewhere.accept().is_err(), "somebody did");
+    }
+
     #[test]
     fn a_request_that_cannot_be_made_is_named() {
         assert!(check_request(&probe("ready")).unwrap_err().contains("does not begin with /"));

@@ -28,7 +28,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {
     prune::prune(&job.context, &job.app);
     let result = make_folder(dir).and_then(|()| attempt(job, dir));
+    // Not through a link that somebody put in the place of the folder.
     if let Err(refusal) = &result
+        && dir.exists()
         && let Err(error) = dir.write(InstanceDir::REFUSED, refusal)
     {
         log_line!("trundle: cannot note the refusal of {}: {error}", job.name);
@@ -38,11 +40,10 @@ pub(super) fn start(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal>
 
 fn make_folder(dir: &InstanceDir) -> Result<(), Refusal> {
     crash_point!("driver.folder.before");
-    durable::private_folder(&dir.0).map_err(|error| {
-        Refusal::system(&format!("cannot make {} in the state directory", dir.0.display()), error)
-    })?;
+    let what = format!("cannot make {} in the state directory", dir.0.display());
+    durable::private_folder(&dir.0).map_err(|error| Refusal::system(&what, error))?;
     crash_point!("driver.folder.after");
-    Ok(())
+    if dir.exists() { Ok(()) } else { Err(Refusal::system(&what, "a link is in its place; remove it")) }
 }
 
 fn attempt(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {

@@ -73,8 +73,11 @@ pub(crate) fn numbered(log: &Path, n: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The app may write into the folder: a link that it put there is not followed, and a FIFO without a reader is no log, so
+/// that nobody waits for one.
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 #[cfg(test)]
@@ -95,6 +98,69 @@ mod tests {
         assert!((200..=300).contains(&text.len()), "{}", text.len());
         assert!(text.lines().all(|l| l.len() == 7 || l.len() == 6), "{text}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    /// Row 60 of the faults: links to a file of somebody else and to one that is not there come and go in the log's place.
+    #[test]
+    fn a_link_in_the_place_of_the_log_is_never_written_through() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, outside) = (dir.path().join("web"), dir.path().join("outside"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&outside, "of somebody else").unwrap();
+        let (path, link, none) = (folder.join("log"), folder.join("link"), dir.path().join("none"));
+        let mut log = Log::open(path.clone(), LogLimits { file_bytes_max: 20, files: 3 }).unwrap();
+        let stop = AtomicBool::new(false);
+        let (swaps, rotated) = std::thread::scope(|scope| {
+            let swapper = scope.spawn(|| {
+                let mut swaps = 0_u32;
+                while !stop.load(Ordering::Relaxed) {
+                    let target = if swaps.is_multiple_of(2) { &outside } else { &none };
+                    let made = std::os::unix::fs::symlink(target, &link);
+                    swaps += u32::from(made.and_then(|()| fs::rename(&link, &path)).is_ok());
+                }
+                swaps
+            });
+            let until = std::time::Instant::now() + std::time::Duration::from_millis(1000);
+            let mut rotated = 0_u32;
+            while std::time::Instant::now() < until {
+                log.write(b"a line of the app\n");
+                rotated += u32::from(log.bytes < 20);
+            }
+            stop.store(true, Ordering::Relaxed);
+            (swapper.join().unwrap(), rotated)
+        });
+        assert!(swaps > 100 && rotated > 100, "{swaps} swaps and {rotated} files prove nothing");
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "of somebody else", "after {swaps} swaps");
+        assert!(!none.exists(), "made outside after {swaps} swaps");
+        // Once it is left alone it is a log again.
+        log.write(&[b'x'; 20]);
+        log.write(b"the end\n");
+        assert!(fs::read_to_string(&path).unwrap().ends_with("the end\n"));
+    }
+
+    /// Row 60 of the faults.
+    #[test]
+    fn a_fifo_in_the_place_of_the_log_makes_nobody_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let limits = LogLimits { file_bytes_max: 20, files: 2 };
+        let mut log = Log::open(path.clone(), limits).unwrap();
+        log.write(b"before\n");
+        // Where `files` is 2 and the older one cannot be replaced, what stands in the place of the log stays there.
+        fs::create_dir(numbered(&path, 1)).unwrap();
+        fs::write(numbered(&path, 1).join("full"), "").unwrap();
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        let (say, said) = std::sync::mpsc::channel();
+        let again = path.clone();
+        std::thread::spawn(move || {
+            log.write(b"a line that needs a new file\n");
+            let opened = Log::open(again, limits).is_err();
+            say.send(opened).unwrap();
+        });
+        let refused = said.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits for a reader");
+        assert!(refused, "a FIFO is no log");
     }
 
     #[test]
