@@ -3,6 +3,8 @@
 // Each test file uses another part of it.
 #![allow(dead_code)]
 
+pub mod group;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -27,6 +29,8 @@ pub struct World {
     pub driver: Option<ProcessDriver>,
     pub app: AppName,
     pub ports: std::ops::RangeInclusive<u16>,
+    /// What the shim is started with; it becomes the shim.
+    pub shim: Vec<String>,
     facts: Log,
     /// Told ready, to this daemon or one before.
     ready: Arc<Mutex<BTreeSet<InstanceKey>>>,
@@ -88,6 +92,7 @@ impl World {
             driver: None,
             app: "web".parse().unwrap(),
             ports: first..=first + 15,
+            shim: [SAMPLE, "shim"].map(str::to_owned).into(),
             facts: Arc::default(),
             ready: Arc::default(),
             runtime,
@@ -113,8 +118,8 @@ impl World {
         let config = ProcessConfig {
             state_dir: self.state.clone(),
             ports: self.ports.clone(),
-            program: SAMPLE.into(),
-            shim_args: vec!["shim".into()],
+            program: self.shim[0].clone().into(),
+            shim_args: self.shim[1..].iter().map(Into::into).collect(),
         };
         self.driver =
             Some(ProcessDriver::new(config, self.runtime.handle().clone(), Arc::new(report)).unwrap());
