@@ -25,9 +25,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
 use trundle_core::state::Request;
+use trundle_drivers::logs::printable;
 
 use crate::api::client::Client;
 use crate::exit::Exit;
@@ -274,7 +276,7 @@ struct Context {
 
 /// Parses, runs, and answers with the exit code.
 pub fn run() -> i32 {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| harmless(error).exit());
     let colour = !cli.global.no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     crate::term::set_colour(colour && std::io::stdout().is_terminal());
     if let Command::Daemon { detach: true, .. } = cli.command {
@@ -422,6 +424,19 @@ fn who() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     format!("{user}@{host}").chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// What was typed, or pasted, is shown escaped.
+fn harmless(mut error: clap::Error) -> clap::Error {
+    let escaped = |(kind, value): (ContextKind, &ContextValue)| match value {
+        ContextValue::String(text) => Some((kind, ContextValue::String(printable(text)))),
+        _ => None,
+    };
+    let typed: Vec<_> = error.context().filter_map(escaped).collect();
+    for (kind, value) in typed {
+        error.insert(kind, value);
+    }
+    error
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
