@@ -217,6 +217,91 @@ impl From<InstanceKey> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Row 51 of the faults. Anything at all, names that are nearly right, and right ones with something put in or added.
+    fn input() -> impl Strategy<Value = String> {
+        let nearly = "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,70}";
+        let bad = prop_oneof![
+            Just("/"),
+            Just(".."),
+            Just("-"),
+            Just("\n"),
+            Just("\0"),
+            Just("\u{1b}[2J"),
+            Just("\u{202e}"),
+            Just(";"),
+            Just(" "),
+            Just("а"),
+            Just("２"),
+        ];
+        let right = "[a-z][a-z0-9-]{0,20}[a-z0-9]";
+        let spoilt = (prop_oneof![nearly, right], any::<prop::sample::Index>(), bad).prop_map(
+            |(mut name, at, bad)| {
+                name.insert_str(at.index(name.len() + 1), bad);
+                name
+            },
+        );
+        let instance = "[a-z][a-z0-9-]{0,45}-[0-9]{1,12}-[0-9]{1,12}([.][0-9]{1,12})?";
+        prop_oneof![any::<String>(), "\\PC{0,80}", nearly, "[a-z][a-z0-9-]{0,45}", spoilt, instance]
+    }
+
+    /// What is accepted can stand in a path, an argument, a label, a URL and a line of a log as it is.
+    fn is_harmless(name: &str, longest: usize) -> bool {
+        let safe = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+        !name.starts_with(['-', '.']) && (1..=longest).contains(&name.len()) && name.chars().all(safe)
+    }
+
+    /// What is refused is told in a line that moves no cursor and is not longer than a screen.
+    fn told_harmlessly(error: &BadName) -> bool {
+        let text = error.to_string();
+        text.len() < 1000 && !text.chars().any(|c| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_accepted_as_a_name_is_harmless_and_reads_back(text in input()) {
+            match text.parse::<AppName>() {
+                Ok(name) => prop_assert!(name.as_str() == text && is_harmless(&text, 40), "{text:?}"),
+                Err(error) => prop_assert!(told_harmlessly(&error), "{error}"),
+            }
+            match text.parse::<VersionLabel>() {
+                Ok(label) => prop_assert!(label.as_str() == text && is_harmless(&text, 64), "{text:?}"),
+                Err(error) => prop_assert!(told_harmlessly(&error), "{error}"),
+            }
+            if let Ok(key) = text.parse::<EnvKey>() {
+                let word = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+                prop_assert!(key.as_str() == text && word && text.len() <= 128, "{text:?}");
+            }
+            // Twice ten digits and a third number: no key is longer than 32 characters.
+            match text.parse::<InstanceKey>() {
+                Ok(key) => prop_assert!(key.to_string() == text && is_harmless(&text, 32), "{text:?}"),
+                Err(error) => prop_assert!(told_harmlessly(&error), "{error}"),
+            }
+            match InstanceKey::read_name(&text) {
+                Ok((app, key)) => {
+                    prop_assert!(key.name(&app) == text && is_harmless(&text, 73), "{text:?}");
+                }
+                Err(error) => prop_assert!(told_harmlessly(&error), "{error}"),
+            }
+        }
+
+        #[test]
+        fn every_instance_has_one_name_and_every_name_one_instance(
+            app in "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+            revision: u32, slot: u32, attempt in 1..=u32::MAX,
+        ) {
+            let app: AppName = app.parse().unwrap();
+            let key = InstanceKey { revision: RevisionNumber(revision), slot, attempt };
+            let name = key.name(&app);
+            prop_assert_eq!(InstanceKey::read_name(&name).unwrap(), (app.clone(), key));
+            prop_assert_eq!(InstanceKey::parse_name(&app, &name), Some(key));
+            let json = serde_json::to_string(&(&app, key)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<(AppName, InstanceKey)>(&json).unwrap(), (app, key));
+        }
+    }
 
     #[test]
     fn names_that_could_reach_a_path_or_a_shell_are_refused() {
