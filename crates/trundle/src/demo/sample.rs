@@ -9,7 +9,7 @@
 //! | `DB_POOL`, `DB_DIR`, `DB_LIMIT` | connections it takes from a pretended database that allows each revision `DB_LIMIT` of them |
 //! | `ID_LOG` | a folder: every `X-Id` that it answers is appended to a file there |
 //! | `TIMES` | a folder: a file there gets the moment it could answer and the moment of its first request, in microseconds of the monotonic clock |
-//! | `FAIL` | `exit:CODE`, `exit_after:MS:CODE`, `traceback:CODE`, `segv`, `hang`, `not_found`, `needs:KEY`, `dependency:ADDRESS`, `unready_after:MS` |
+//! | `FAIL` | `exit:CODE`, `exit_after:MS:CODE`, `traceback:CODE`, `segv`, `hang`, `not_found`, `needs:KEY`, `dependency:ADDRESS`, `unready_after:MS`, `flap:MS:INSTANCE` (that one is unready every other MS), `eat` (memory, until the kernel kills it) |
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -142,6 +142,14 @@ async fn fail_at_once(fail: Option<&str>) -> Option<i32> {
             }
             None
         }
+        "eat" => {
+            println!("about to eat");
+            // As much as no test has: where nobody kills it, it ends by itself.
+            let eaten: Vec<Vec<u8>> =
+                (0..4096).map(|n: usize| vec![n.to_le_bytes()[0] | 1; 1 << 20]).collect();
+            eprintln!("FATAL: nobody minded {} MiB", eaten.len());
+            Some(1)
+        }
         "dependency" => match tokio::net::TcpStream::connect(argument).await {
             Ok(_) => None,
             Err(error) => {
@@ -230,6 +238,14 @@ impl Sample {
         }
     }
 
+    /// `flap:MS:INSTANCE`
+    fn is_down_by_turns(&self) -> bool {
+        let parts: Vec<_> = self.fail.as_deref().unwrap_or_default().split(':').collect();
+        let ["flap", ms, instance] = parts.as_slice() else { return false };
+        let turn = ms.parse().ok().and_then(|ms| self.began.elapsed().as_millis().checked_div(ms));
+        *instance == self.instance && turn.is_some_and(|turn| turn % 2 == 1)
+    }
+
     fn ready(&self) -> Answer {
         if self.fail.as_deref() == Some("not_found") {
             return text(404, "no such page".to_owned());
@@ -240,6 +256,9 @@ impl Sample {
             .is_some_and(|ms| self.began.elapsed() > Duration::from_millis(ms))
         {
             return text(503, "the cache is cold".to_owned());
+        }
+        if self.is_down_by_turns() {
+            return text(503, "up and down".to_owned());
         }
         if let Some(Err(why)) = self.database.as_ref().map(Database::connect) {
             // Once a second is enough for a log.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::process::Command;
 
-use crate::harness::{Site, sample, wait_for};
+use crate::harness::{Site, sample, scaled, wait_for};
 
 const SURGE: &str = "max_surge = 1\nmax_unavailable = 0";
 
@@ -12,7 +12,7 @@ const SURGE: &str = "max_surge = 1\nmax_unavailable = 0";
 fn two_deploys_at_once() {
     let site = Site::with(&sample(2, r#"START_MS = "300""#, SURGE));
     site.deploy("1.0", &[]).expect(0);
-    for round in 0..3 {
+    for round in 0..scaled(3, 50) {
         let versions = [format!("2.{round}"), format!("3.{round}")];
         let start = |version: &String, user: &str| {
             let mut command = site.command(&["deploy", "--set", &format!("version={version}")]);
