@@ -201,3 +201,18 @@ fn a_batch_is_through_when_its_old_ones_are_gone() {
     }
     assert_eq!(world.state.others().live(), 4, "of six, two are through and one of the others stays");
 }
+
+/// What is owed stays owed where nothing more may run, and it is not said that anything is done about it.
+#[test]
+fn a_share_that_finds_no_room_is_not_said() {
+    let (mut world, _) = paused(1, 0);
+    assert_eq!(world.state.totals().live(), 9);
+    let mut app = world.state.settings().unwrap().clone();
+    app.replicas = 9;
+    app.rollout.max_surge = Some(CountOrPercent::Count(0));
+    app.rollout.max_unavailable = Some(CountOrPercent::Count(1));
+    world.command(Command::Configure { settings: Box::new(app) });
+    assert_eq!(world.state.books().values().map(|b| b.owed()).sum::<i64>(), 1);
+    let said: Vec<_> = decide(&world.state).reasons.iter().map(|r| r.text()).collect();
+    assert!(said.iter().all(|text| !text.contains("its share")), "{said:?}");
+}

@@ -165,5 +165,6 @@ fn what_takes_no_time_sets_no_timer() {
         assert!(world.state.next_timer_at().is_none_or(|next| next > world.at));
         assert!(world.step());
     }
+    world.apply(Event::Decided(Action::BatchReached { batch: 1 }));
     assert!(world.state.next_timer_at().is_none_or(|next| next > world.at), "delay is 0");
 }

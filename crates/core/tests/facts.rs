@@ -358,6 +358,11 @@ fn one_that_is_not_routed_yet_waits_for_the_proxy() {
     let (mut world, new) = by_hand(|_| ());
     see(&mut world, new, Fact::Ready);
     assert_eq!((book(&world, 2).ready(), book(&world, 2).routed()), (1, 0));
+    assert_eq!(
+        world.state.instance(new).unwrap().timer_at(),
+        None,
+        "min_healthy_time is 0: nothing to wake for"
+    );
     let said: Vec<_> = decide(&world.state).reasons.iter().map(|r| r.text()).collect();
     assert!(said.contains(&"waits for the proxy to route web-2-1".to_owned()), "{said:?}");
     see(&mut world, new, Fact::Routed(true));

@@ -154,8 +154,9 @@ fn it_passes_a_deadline_after_the_last_progress() {
 
     let mut world = rolling(1);
     let (began, old) = (world.at, in_phase(&world, 1, Phase::Draining));
-    later(&mut world, 20_000);
+    later(&mut world, 10_000);
     see(&mut world, old, Fact::Drained { proof: DrainProof::Proven });
+    later(&mut world, 10_000);
     see(&mut world, old, Fact::Gone);
     world.settle();
     ready_and_never_routed(&mut world);
