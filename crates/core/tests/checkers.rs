@@ -188,7 +188,20 @@ fn what_a_pause_allows() {
     let again = InstanceKey { attempt: failed.attempt + 1, ..failed };
     let free = key(1, 9);
     check(state, &[start(key(2, 9), StartPurpose::Roll)], &["S5"]);
-    check(state, &[start(free, StartPurpose::Repair)], &[]);
+    // Repair is up to the floor and no further.
+    check(state, &[start(free, StartPurpose::Repair)], &["S5"]);
+    let mut below = state.clone();
+    let one_less = below.budget().floor() - 1;
+    for dead in [world.ready_of(1), world.ready_of(2)].concat() {
+        if below.totals().available() > one_less {
+            let exit = Fact::Exited(Exit { code: None, signal: Some(9) });
+            below.apply(world.at, &Event::Observed { instance: dead, fact: exit });
+        }
+    }
+    assert_eq!(below.totals().available(), one_less);
+    check(&below, &[start(free, StartPurpose::Repair)], &[]);
+    let three = [free, key(1, 8), key(1, 7)].map(|place| start(place, StartPurpose::Repair));
+    check(&below, &three, &["S5"]);
     check(state, &[start(again, StartPurpose::Retry)], &["S5"]);
     check(state, &[start(free, StartPurpose::Restore)], &["S5"]);
     check(state, &[start(free, StartPurpose::Scale)], &["S5"]);

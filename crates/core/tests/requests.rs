@@ -184,6 +184,14 @@ fn a_deploy_of_what_is_there_already() {
         ask_deploy(&rolling(), other(&rolling(), "2")),
         "configure 4: rollout 2 to 2 is on its way already"
     );
+    let by_steps = |version| DeployRequest { step: true, ..deploy(&rolling(), version) };
+    assert_eq!(
+        ask_deploy(&rolling(), by_steps("2")),
+        "refused: rollout 2 to 2 is on its way without --step; `trundle pause web` stops it where it is"
+    );
+    let mut stepping = idle();
+    stepping.roll("2", true);
+    assert_eq!(ask_deploy(&stepping, by_steps("2")), on_its_way);
     // Down, it does not run: asked for again, it is rolled out again.
     assert_eq!(ask_deploy(&down(), deploy(&down(), "1")), "deploy 2 to revision 1: rolls web to 1");
     // On the way back its target is not what anybody deployed.

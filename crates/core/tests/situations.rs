@@ -93,6 +93,12 @@ fn one_pass_of_each_rule() {
     // A target instance that does not serve is no part of the floor.
     check(paused, "1oooooo 2ou", "3/2 8..13 start 1x1 stop");
     // One on its way out makes the room; then the one that is kept for inspection stays.
+    // Those of a version between serve too: nothing is missing to the floor of 7, and below it only what is.
+    let third = r#""replicas":8,"max_surge":1,"max_unavailable":1,"target":3,"paused":true"#;
+    check(third, "1ooo 2oooo", "1/1 7..9 start  stop");
+    check(third, "1ooo 2ooo", "1/1 7..9 start 1x1 stop");
+    let third = r#""replicas":8,"max_surge":1,"max_unavailable":1,"target":3"#;
+    check(third, "1ooo 2oooo", "1/1 7..9 start 2x3 stop");
     let tight = r#""replicas":4,"max_surge":0,"max_unavailable":1,"target":2,"paused":true"#;
     check(tight, "1oo 2f 1d", "0/1 3..4 start  stop");
     check(tight, "1oo 2f 1t", "0/1 3..4 start  stop");

@@ -358,14 +358,14 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     fn record(&mut self, now: Millis, wall_ms: u64, name: &AppName, event: Event) {
         let n = self.last_n + 1;
         let entry = Entry { n, epoch: self.fence.epoch, app: name.clone(), at_ms: now, wall_ms, event };
-        let failures = |app: &App| app.state.open_rollout().map_or(0, |r| r.records.len());
+        let failures = |app: &App| app.state.open_rollout().map_or(0, |r| r.failures_in_all);
         let before = self.apps.get(name).map_or(0, failures);
         let broken = self.fold(&entry);
         self.unwritten.push(entry);
         self.note_broken(now, wall_ms, name, broken);
         let failed = self.apps.get(name).and_then(|app| {
             let rollout = app.state.open_rollout()?;
-            (rollout.records.len() > before).then(|| rollout.records.last().map(|r| r.instance)).flatten()
+            (rollout.failures_in_all > before).then(|| rollout.records.last().map(|r| r.instance)).flatten()
         });
         if let Some(instance) = failed {
             let mut evidence = self.driver.evidence(name, instance);

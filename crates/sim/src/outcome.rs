@@ -78,17 +78,23 @@ impl Steps {
 }
 
 /// What physics allows: waves × (time to ready + `min_healthy_time` + time to stop), where a wave is what may be in work at
-/// once. Drains and delays between batches come on top.
+/// once. With `batch` a wave is within one batch; where both bounds let all of a batch come and go at the same time, it takes
+/// the longer of the two. Delays between batches come on top.
 pub fn limit_ms(settings: &AppSettings, setup: &Setup) -> Millis {
     let budget = settings.budget();
-    let at_once = u64::from(budget.surge) + u64::from(budget.unavailable);
-    let batch = settings.rollout.batch.map_or(u64::MAX, u64::from);
-    // Of a batch as many may start as may stop, at the same time, if both bounds allow it.
-    let wave = at_once.min(batch.saturating_mul(2)).max(1);
-    let waves = u64::from(budget.desired).div_ceil(wave);
-    let times =
-        setup.start.mean() + settings.rollout.min_healthy_time_ms + setup.drain.mean() + setup.stop.mean();
-    let delays =
-        settings.rollout.delay_ms * u64::from(budget.desired).div_ceil(batch.max(1)).saturating_sub(1);
-    waves * times + if settings.rollout.batch.is_some() { delays } else { 0 }
+    let (surge, unavailable) = (u64::from(budget.surge), u64::from(budget.unavailable));
+    let (desired, at_once) = (u64::from(budget.desired), (surge + unavailable).max(1));
+    let comes = setup.start.mean() + settings.rollout.min_healthy_time_ms;
+    let goes = setup.drain.mean() + setup.stop.mean();
+    let Some(batch) = settings.rollout.batch.map(u64::from) else {
+        return desired.div_ceil(at_once) * (comes + goes);
+    };
+    let of_a_batch = |size: u64| match size {
+        0 => 0,
+        _ if surge >= size && unavailable >= size => comes.max(goes),
+        _ => size.div_ceil(at_once.min(size)) * (comes + goes),
+    };
+    let (batch, batches) = (batch.max(1), desired.div_ceil(batch.max(1)));
+    let delays = settings.rollout.delay_ms * batches.saturating_sub(1);
+    desired / batch * of_a_batch(batch) + of_a_batch(desired % batch) + delays
 }

@@ -120,9 +120,23 @@ impl Sim {
     /// # Errors
     /// When the version is no label.
     pub fn deploy(&mut self, version: &str) -> Result<Result<Answer, Denied>, BadName> {
+        self.deploy_with(version, |_| ())
+    }
+
+    /// The same with other settings, or otherwise asked for.
+    ///
+    /// # Errors
+    /// When the version is no label.
+    pub fn deploy_with(
+        &mut self,
+        version: &str,
+        change: impl FnOnce(&mut DeployRequest),
+    ) -> Result<Result<Answer, Denied>, BadName> {
         let settings = self.setup.settings.clone();
         let template = template(version)?;
-        let request = DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
+        let mut request =
+            DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
+        change(&mut request);
         Ok(self.ask(Request::Deploy(Box::new(request))))
     }
 
@@ -206,7 +220,6 @@ impl Sim {
     /// Forgets what was counted until now: the next rollout is measured from here.
     pub fn reset_marks(&mut self) {
         self.steps = Steps::default();
-        self.world.borrow_mut().reset_marks();
     }
 
     /// Of the newest rollout.

@@ -114,9 +114,9 @@ pub struct World {
     pids: u32,
     /// Alive, ready and in the table, counted where the requests would be.
     pub serving: u32,
-    pub lowest_serving: u32,
     pub alive: u32,
-    pub most_alive: u32,
+    /// Something happened to an instance by itself: fewer may serve, and the engine did nothing wrong.
+    pub disturbed: bool,
     /// One was stopped that was still in the table, or two stood under one name.
     pub broken: Vec<String>,
 }
@@ -136,9 +136,8 @@ impl World {
             epoch: 0,
             pids: 0,
             serving: 0,
-            lowest_serving: 0,
             alive: 0,
-            most_alive: 0,
+            disturbed: false,
             broken: Vec::new(),
         }
     }
@@ -215,8 +214,6 @@ impl World {
         with(process);
         self.serving = self.serving + u32::from(process.serves()) - u32::from(served);
         self.alive = self.alive + u32::from(process.alive) - u32::from(lived);
-        self.lowest_serving = self.lowest_serving.min(self.serving);
-        self.most_alive = self.most_alive.max(self.alive);
     }
 
     fn end(&mut self, key: InstanceKey) {
@@ -297,11 +294,13 @@ impl World {
 
     /// It ends by itself, now.
     pub fn kill(&mut self, key: InstanceKey) {
+        self.disturbed = true;
         self.queue.push(self.now, Happening::Dies(key));
     }
 
     /// It is not ready for a while.
     pub fn flap(&mut self, key: InstanceKey, for_ms: Millis) {
+        self.disturbed = true;
         if self.processes.get(key).is_some_and(|p| p.alive && p.ready) {
             self.change(key, |p| p.ready = false);
             self.queue.push(self.now, Happening::Tell(key, Word::Unready));
@@ -311,6 +310,7 @@ impl World {
 
     /// The same word once more, or one that comes too late.
     pub fn repeat(&mut self, key: InstanceKey, after: Millis) {
+        self.disturbed = true;
         let word = match self.chance.u8(..5) {
             0 => Word::Started,
             1 => Word::Ready,
@@ -323,16 +323,12 @@ impl World {
 
     /// The machine starts anew: nothing that ran runs.
     pub fn reboot(&mut self) {
+        self.disturbed = true;
         self.queue.clear();
         let keys: Vec<_> = self.processes.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.change(key, |p| (p.alive, p.ready, p.route) = (false, false, None));
         }
-    }
-
-    pub fn reset_marks(&mut self) {
-        self.lowest_serving = self.serving;
-        self.most_alive = self.alive;
     }
 }
 

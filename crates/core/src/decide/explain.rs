@@ -32,7 +32,7 @@ pub fn waits(state: &AppState) -> Vec<Reason> {
 
 /// Why the rollout stands still or goes back: the gate that said no stands first.
 fn halt(state: &AppState, rollout: &Rollout, found: &mut Vec<Reason>) {
-    let gate = rollout.records.last().map(|record| Reason::GateFailed {
+    let gate = rollout.blamed().map(|record| Reason::GateFailed {
         gate: record.cause.gate().to_owned(),
         instance: record.instance.name(state.app()),
         text: record.cause.text(),

@@ -161,7 +161,7 @@ impl<'a> Pass<'a> {
         let serving = self.total.available();
         let least = if serving == 0 { self.floor.max(self.desired.min(1)) } else { self.floor };
         let base_held = if self.state.proven() == self.state.target() { 0 } else { self.base.held() };
-        let missing = least.saturating_sub(base_held + self.target_that_serves());
+        let missing = least.saturating_sub(base_held + self.target_that_serves() + self.between_that_serve());
         // Places in back-off are not tried in other places instead; they do not keep others from coming back.
         let want = self.state.book(base).map_or(0, |b| b.want()).max(least);
         let may_start = missing.min(want.saturating_sub(base_held + self.in_backoff(base)));
@@ -251,9 +251,9 @@ impl<'a> Pass<'a> {
         let may_stop = i64::from(self.total.held()) - i64::from(self.floor) - i64::from(unproven);
         let to_barrier = self.others.held().saturating_sub(down_to);
         let may_stop = u32::try_from(may_stop).unwrap_or(0).min(to_barrier);
-        let broken = self.others_of(may_stop, |book, n| book.unavailable(n, false));
+        let broken = self.others_of(may_stop, &[], |book, n| book.unavailable(n, false));
         let left = may_stop - count(&broken);
-        let sound = self.others_of(left.min(self.spare()), |book, n| {
+        let sound = self.others_of(left.min(self.spare()), &broken, |book, n| {
             book.members(Class::Available).take(n as usize).collect()
         });
         let stopped = count(&broken) + count(&sound);
@@ -328,7 +328,14 @@ impl<'a> Pass<'a> {
     }
 
     fn below_floor(&self, floor: u32) -> u32 {
-        floor.saturating_sub(self.base.held() + self.target.available())
+        floor.saturating_sub(self.base.held() + self.target.available() + self.between_that_serve())
+    }
+
+    /// Of versions that were superseded on their way: they serve until they are replaced, or were asked for in a pause.
+    fn between_that_serve(&self) -> u32 {
+        let ends = [self.state.target(), self.state.proven()];
+        let between = self.state.books().iter().filter(|(revision, _)| !ends.contains(&Some(**revision)));
+        between.map(|(_, book)| book.counts().available() + book.coming()).sum()
     }
 
     fn target_that_serves(&self) -> u32 {
@@ -340,8 +347,13 @@ impl<'a> Pass<'a> {
         self.target.available() + coming
     }
 
-    /// The first `n` of revisions other than the target: oldest revision first, oldest instance first.
-    fn others_of(&self, n: u32, of: impl Fn(&Book, u32) -> Vec<InstanceKey>) -> Vec<InstanceKey> {
+    /// The first `n` of revisions other than the target: oldest revision first, oldest instance first. `leaving` go already.
+    fn others_of(
+        &self,
+        n: u32,
+        leaving: &[InstanceKey],
+        of: impl Fn(&Book, u32) -> Vec<InstanceKey>,
+    ) -> Vec<InstanceKey> {
         let mut found = Vec::new();
         let left_out = self.desired - self.goal;
         for (revision, book) in self.state.books() {
@@ -351,7 +363,9 @@ impl<'a> Pass<'a> {
             }
             // The base stays in the places that were left out.
             let stays = if Some(*revision) == self.state.proven() { left_out } else { 0 };
-            let may_leave = book.counts().held().saturating_sub(stays);
+            let go_already = leaving.iter().filter(|key| key.revision == *revision).count();
+            let may_leave =
+                book.counts().held().saturating_sub(stays + u32::try_from(go_already).unwrap_or(u32::MAX));
             found.extend(of(book, wanted.min(may_leave)));
         }
         found

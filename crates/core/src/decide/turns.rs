@@ -83,11 +83,9 @@ fn batch_reached(state: &AppState, rollout: &Rollout) -> Option<Action> {
 /// All of the target available and nothing else live: then the bake time, then the end. With places left out, the base
 /// stands there, and that is not what was wanted.
 fn completion(state: &AppState, rollout: &Rollout) -> Option<Action> {
-    let (desired, goal) = (state.budget().desired, state.goal());
-    let left_out = desired - goal;
+    let left_out = state.budget().desired - state.goal();
     let restored = left_out == 0 || state.counts_of(state.proven()).available() == left_out;
-    let complete = state.counts_of(state.target()).available() == goal && state.totals().live() == desired;
-    if !complete || !restored {
+    if !state.is_complete() || !restored {
         return None;
     }
     if left_out > 0 {

@@ -95,6 +95,7 @@ fn s5_pause(state: &AppState, actions: &[Action]) -> Result<(), String> {
     {
         return Err(format!("{key:?} would start in a pause ({purpose:?})"));
     }
+    repairs_only_the_floor(state, actions)?;
     let begun = |key| state.instance(key).is_some_and(|i| i.phase() == Phase::Draining);
     let shrinks = |key: InstanceKey| state.book(key.revision).is_some_and(|book| book.owed() < 0);
     let moved = leaving(actions).find(|(key, purpose)| {
@@ -106,6 +107,17 @@ fn s5_pause(state: &AppState, actions: &[Action]) -> Result<(), String> {
             }
     });
     ensure(moved.is_none(), || format!("{moved:?} would leave in a pause"))
+}
+
+/// In a pause the base comes up to the floor and no further, whoever serves. After a reboot it comes up to its full number.
+fn repairs_only_the_floor(state: &AppState, actions: &[Action]) -> Result<(), String> {
+    let repairs = starts(actions).filter(|(_, purpose)| *purpose == StartPurpose::Repair).count() as u64;
+    let (serving, budget) = (state.totals().available(), state.budget());
+    let least = if serving == 0 { budget.floor().max(budget.desired.min(1)) } else { budget.floor() };
+    let is_needed = repairs == 0 || u64::from(serving) + repairs <= u64::from(least);
+    ensure(is_needed || state.recovering_since().is_some(), || {
+        format!("{repairs} would start in a pause beside {serving} that serve, and the floor is {least}")
+    })
 }
 
 /// What may start in a pause: repair, and what a person asked for since.

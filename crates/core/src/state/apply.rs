@@ -100,6 +100,7 @@ impl AppState {
                     aborted: false,
                     cause: None,
                     failures: 0,
+                    failures_in_all: 0,
                     records: Vec::new(),
                     batches: 0,
                     batch_reached_at: self.now,

@@ -7,7 +7,7 @@ use crate::ids::InstanceKey;
 use super::AppState;
 use super::book::{Class, Slots};
 use super::instance::{Instance, Phase};
-use super::rollout::{FailureRecord, Rollout};
+use super::rollout::FailureRecord;
 use super::timers::Timer;
 
 impl AppState {
@@ -132,16 +132,7 @@ impl AppState {
         if let Some(rollout) = self.open_rollout_mut()
             && rollout.target() == key.revision
         {
-            rollout.failures += 1;
-            if rollout.records.len() < Rollout::MAX_RECORDS {
-                rollout.records.push(FailureRecord {
-                    instance: key,
-                    cause,
-                    at: now,
-                    after_ms,
-                    evidence: None,
-                });
-            }
+            rollout.note_failure(FailureRecord { instance: key, cause, at: now, after_ms, evidence: None });
         }
     }
 

@@ -227,15 +227,30 @@ impl AppState {
         self.base.is_none()
     }
 
-    /// The newest succeeded revision other than the target that was not judged bad.
+    /// The newest succeeded revision other than the target that was not judged bad. A restart makes a revision of the same
+    /// content: once it has succeeded, going back from it goes past all that are the same.
     pub fn rollback_target(&self) -> Option<RevisionNumber> {
-        self.succeeded.iter().rev().copied().find(|r| Some(*r) != self.target && !self.bad.contains(r))
+        let is_same = |a: RevisionNumber, b: RevisionNumber| {
+            self.revision(a).zip(self.revision(b)).is_some_and(|(a, b)| a.template.same_as(&b.template))
+        };
+        let left = self.target.filter(|target| self.base == Some(*target));
+        let gone_from = self.bad.iter().copied().filter(|bad| self.succeeded.contains(bad)).chain(left);
+        let gone_from: Vec<_> = gone_from.collect();
+        let is_left = |r: RevisionNumber| gone_from.iter().any(|left| is_same(*left, r));
+        let others = self.succeeded.iter().rev().copied();
+        others.filter(|r| Some(*r) != self.target && !self.bad.contains(r)).find(|r| !is_left(*r))
     }
 
     /// How many places the target takes: all but those that a person left out.
     pub fn goal(&self) -> u32 {
         let left_out = self.open_rollout().map_or(0, Rollout::left_out);
         self.budget().desired.saturating_sub(left_out)
+    }
+
+    /// All that shall be of the target is available, and nothing lives beyond what is desired.
+    pub fn is_complete(&self) -> bool {
+        let available = self.counts_of(self.target).available();
+        available == self.goal() && self.totals.live() == self.budget().desired
     }
 
     /// How many instances of revisions other than the target there are.

@@ -134,8 +134,14 @@ impl AppState {
         let turned_back = open.is_some_and(|r| r.back_to.is_some());
         if same_as_target && !self.down && !turned_back {
             if let Some(open) = open {
-                let says =
-                    format!("rollout {} to {} is on its way already", open.id, self.version_of(open.to));
+                let version = self.version_of(open.to);
+                if deploy.step && !open.step {
+                    return refuse(format!(
+                        "rollout {} to {version} is on its way without --step; `trundle pause {}` stops it where it is",
+                        open.id, self.app
+                    ));
+                }
+                let says = format!("rollout {} to {version} is on its way already", open.id);
                 return Ok(Step { commands, rollout: Some(open.id), says });
             }
             // After a failed way back nothing moves by itself: a person who asks again means it.

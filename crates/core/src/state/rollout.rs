@@ -60,7 +60,9 @@ pub struct Rollout {
     pub cause: Option<PauseCause>,
     /// Attempts of the target that failed since the last resume.
     pub failures: u32,
-    /// The failures, oldest first; the first [`Self::MAX_RECORDS`] of them.
+    /// All attempts of the target that failed.
+    pub failures_in_all: u32,
+    /// The failures, oldest first; the last [`Self::MAX_RECORDS`] of them.
     pub records: Vec<FailureRecord>,
     /// Batches that were complete, and when the last one was.
     pub batches: u32,
@@ -98,6 +100,26 @@ impl Rollout {
     /// The revision that shall run when it ends.
     pub fn target(&self) -> RevisionNumber {
         self.back_to.unwrap_or(self.to)
+    }
+
+    /// The failure that it stands still or went back for: none where a person or a batch made it pause.
+    pub fn blamed(&self) -> Option<&FailureRecord> {
+        let last = self.records.last();
+        match self.cause.as_ref()? {
+            PauseCause::Failures { .. } | PauseCause::Skipped { .. } => last,
+            PauseCause::ProgressDeadline { .. } => last.filter(|_| self.failures > 0),
+            PauseCause::Person { .. } | PauseCause::Step { .. } | PauseCause::Invariant { .. } => None,
+        }
+    }
+
+    /// A failure more; beyond the most that are kept, the oldest goes.
+    pub(super) fn note_failure(&mut self, record: FailureRecord) {
+        self.failures += 1;
+        self.failures_in_all += 1;
+        if self.records.len() == Self::MAX_RECORDS {
+            self.records.remove(0);
+        }
+        self.records.push(record);
     }
 
     /// How many places the target does not take. On the way back it takes all of them.

@@ -70,8 +70,12 @@ impl AppState {
         let deadline = self.settings.as_ref().map_or(0, |s| s.rollout.progress_deadline_ms);
         let budget = self.budget();
         self.bounds.bind(budget, available, live);
-        let bounds = self.bounds;
+        let (bounds, is_complete) = (self.bounds, self.is_complete());
         let Some(rollout) = self.open_rollout_mut() else { return };
+        if !is_complete {
+            // The time is one in which all of them were good: it begins anew when they are again.
+            rollout.bake_since = None;
+        }
         rollout.note_level(available, live, bounds);
         if let Some(peak) = peak {
             rollout.peak_rank = rank;

@@ -2,6 +2,8 @@
 
 /// Each policy once, with so many faults and commands on one path that it stays small.
 pub const ROUTINE: &[&str] = &[
+    "replicas=2 surge=2 unavailable=2 versions=3 rolling faults=1 commands=1",
+    "replicas=3 surge=1 unavailable=0 rolling faults=1 commands=1",
     "replicas=2 surge=1 unavailable=0 rolling faults=1 commands=1",
     "replicas=2 surge=0 unavailable=1 rolling faults=1 commands=1",
     "replicas=2 surge=1 unavailable=1 most=3 rolling faults=0 commands=2",
@@ -11,11 +13,11 @@ pub const ROUTINE: &[&str] = &[
     "replicas=2 surge=1 unavailable=1 healthy batch=1 delay bake rolling faults=1 commands=0",
     "replicas=2 surge=1 unavailable=0 step rolling faults=0 commands=2",
     "replicas=2 surge=0 unavailable=2 worker rolling faults=1 commands=1",
-    "replicas=3 surge=1 unavailable=0 rolling faults=1 commands=0",
     "replicas=3 surge=0 unavailable=1 most=3 rolling faults=0 commands=2",
     "replicas=1 surge=1 unavailable=0 empty faults=1 commands=2",
     "replicas=1 surge=1 unavailable=0 healthy clocks rolling faults=1 commands=1",
     "replicas=1 surge=1 unavailable=0 rolling faults=1 commands=1 interleaved",
+    "replicas=2 surge=1 unavailable=0 rolling faults=1 commands=0 interleaved",
 ];
 
 /// Every budget and every policy: D = 1 with any number of faults, D = 2 with two faults and two commands, D = 3 with two

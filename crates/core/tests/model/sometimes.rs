@@ -59,6 +59,8 @@ pub const MUST: &[&str] = &[
     "down in a rollout",
     "the first rollout pauses",
     "it ends as failed with `continue`",
+    "pause with three versions alive",
+    "a death in the bake time begins it anew",
 ];
 
 impl Sometimes {
@@ -77,7 +79,7 @@ impl Sometimes {
 
     /// Before an event is applied.
     pub fn before(&mut self, state: &AppState, event: &Event) {
-        use trundle_core::event::Command;
+        use trundle_core::event::{Command, Fact};
         let open = state.open_rollout();
         let drains = state.totals().of(Class::Draining) > 0;
         match event {
@@ -94,6 +96,11 @@ impl Sometimes {
                 1 => self.met("it turns back with 1 new available"),
                 _ => self.met("it turns back with 2 new available"),
             },
+            Event::Observed { instance, fact: Fact::Exited(_) }
+                if open.is_some_and(|r| r.bake_since.is_some()) && state.is_available(*instance) =>
+            {
+                self.met("a death in the bake time begins it anew");
+            }
             Event::Rebooted if open.is_some() => self.met("reboot with an open rollout"),
             _ => {}
         }
@@ -132,6 +139,9 @@ impl Sometimes {
         let alive = state.books().values().filter(|b| b.counts().held() > 0).count();
         if state.open_rollout().is_some() && alive > 2 {
             self.met("supersede with three versions alive");
+            if state.is_halted() {
+                self.met("pause with three versions alive");
+            }
         }
         if let Event::Decided(action) = event {
             self.done(state, action);

@@ -59,7 +59,7 @@ pub fn failure(state: &AppState, rollout: &Rollout, record: &FailureRecord) -> F
         version: state.version_of(number),
         gate: record.cause.gate().to_owned(),
         cause: cause_line(&record.cause, &evidence),
-        count: u32::try_from(rollout.records.len()).unwrap_or(u32::MAX),
+        count: rollout.failures_in_all,
         after_ms: record.after_ms,
         exit_code,
         signal,

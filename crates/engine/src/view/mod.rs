@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use trundle_core::Millis;
 use trundle_core::event::Requests;
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
-use trundle_core::state::{AppState, Instance, Phase, Request, Rollout};
+use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Request, Rollout, RolloutState};
 
 use crate::engine::App;
 
@@ -266,9 +266,22 @@ fn rollout_status(
         started_at: wall(&app.chronicle.began),
         ended_at: wall(&app.chronicle.ended),
         duration_ms: duration_ms(state, rollout),
-        failures: u32::try_from(rollout.records.len()).unwrap_or(u32::MAX),
+        failures: rollout.failures_in_all,
         reasons: if rollout.state.is_terminal() && rollout.cause.is_none() { Vec::new() } else { reasons },
-        failure: rollout.records.last().map(|record| failure(state, rollout, record)),
+        failure: shown_failure(rollout).map(|record| failure(state, rollout, record)),
+    }
+}
+
+/// Of one that stands still, what it stands still for; of one that runs or ran, the newest.
+fn shown_failure(rollout: &Rollout) -> Option<&FailureRecord> {
+    match rollout.state {
+        RolloutState::Paused | RolloutState::Failed => rollout.blamed(),
+        RolloutState::Running
+        | RolloutState::RollingBack
+        | RolloutState::RolledBack
+        | RolloutState::Succeeded
+        | RolloutState::Aborted
+        | RolloutState::Superseded => rollout.records.last(),
     }
 }
 

@@ -125,7 +125,7 @@ impl Night {
     fn run(kill: Option<&Kill>) -> Self {
         let env = r#"START_MS = "30", STOP_MS = "3000""#;
         let budget =
-            "max_surge = 1\nmax_unavailable = 0\nstop_grace_period = \"300ms\"\ndrain_timeout = \"5s\"";
+            "max_surge = 1\nmax_unavailable = 0\nstop_grace_period = \"600ms\"\ndrain_timeout = \"5s\"";
         let site = Arc::new(Site::with(&sample(3, env, budget)));
         let points = site.state().join("crash-points");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&points).unwrap();

@@ -36,6 +36,8 @@ use person::Person;
 const USUAL: Duration = Duration::from_secs(60);
 /// So much of a bad or calm time at once; after a bad one both apps must settle.
 const PART_MS: u64 = 12_000;
+/// For all that is not part of the time asked for: to begin, to settle, to be judged.
+const LONGEST_SETTLING: Duration = Duration::from_secs(5 * 60);
 /// Between an answer and the next request of a connection of the client.
 const CLIENT_PAUSE_MS: u32 = 20;
 /// Of the requests so many of a hundred last 1 to 2 seconds.
@@ -50,7 +52,7 @@ fn what_people_and_a_bad_night_do() {
     println!("TRUNDLE_SOAK_SEED={seed}, {} s", lasts.as_secs());
     let mut dice = Dice(seed);
     let diary = Diary::new(seed);
-    let site = Site::new();
+    let site = Site::for_at_most(lasts * 2 + LONGEST_SETTLING);
     for app in &APPS {
         app.write(&site);
         diary.scaled(app.name, Replicas { from_ms: 0, to_ms: 0, old: app.replicas, new: app.replicas });

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::procs::Proc;
 use super::{Site, wait_for};
@@ -52,10 +53,16 @@ impl Strace {
 
 impl Drop for Strace {
     fn drop(&mut self) {
-        // On SIGTERM it lets go of the process; on SIGKILL the kernel does.
+        // On SIGTERM it lets go of everybody in order. It may wait for ever for one that waits for a child of its own, which
+        // waits for strace (vfork): then the kernel lets go of all at its SIGKILL.
         if let Some(strace) = super::procs::read(self.0.id()) {
             strace.signal(rustix::process::Signal::TERM);
         }
+        let patience = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < patience && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }

@@ -6,6 +6,7 @@ pub mod inject;
 pub mod load;
 pub mod prober;
 pub mod procs;
+mod watchdog;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,12 +20,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trundle_engine::audit::audit;
 use trundle_engine::journal::{SqliteJournal, Store};
+use watchdog::Watchdog;
 
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
+const STATE: &str = "state";
 /// Below the range of outgoing connections, apart from the daemon's default range.
 const PORTS_FROM: u16 = 10_000;
 pub const PORTS_EACH: u16 = 60;
 const SLICES: u16 = 150;
+/// The longest that a test of one site may take, in a usual run and in a full one.
+const LONGEST: [Duration; 2] = [Duration::from_secs(5 * 60), Duration::from_secs(60 * 60)];
 
 /// Raised to the numbers of the issue.
 pub fn full() -> bool {
@@ -59,16 +64,23 @@ pub struct Site {
     first_port: u16,
     /// Keeps the slice of ports ours.
     _slice: File,
+    _watchdog: Watchdog,
 }
 
 impl Site {
     pub fn new() -> Self {
+        Self::for_at_most(scaled(LONGEST[0], LONGEST[1]))
+    }
+
+    /// A test that takes longer is ended.
+    pub fn for_at_most(longest: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["ids", "database"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         let (first_port, slice) = take_slice();
-        let site = Self { dir, first_port, _slice: slice };
+        let watchdog = Watchdog::start(dir.path().join(STATE), longest);
+        let site = Self { dir, first_port, _slice: slice, _watchdog: watchdog };
         // What is deployed is digested: a build in the middle of a test must not change the bytes. Copied by another
         // process, so that no child of this one can hold it open for writing.
         assert!(Command::new("cp").arg(BUILT).arg(site.bin()).status().unwrap().success());
@@ -99,7 +111,7 @@ impl Site {
     }
 
     pub fn state(&self) -> PathBuf {
-        self.dir().join("state")
+        self.dir().join(STATE)
     }
 
     pub fn listen(&self) -> String {

@@ -66,7 +66,7 @@ pub fn pids() -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// None when it is dead, a zombie, or somebody else's.
+/// None when it is dead, a zombie, or somebody else's; or just becoming another program, when its two files tell of two.
 pub fn read(pid: u32) -> Option<Proc> {
     let start = start_of(pid)?;
     let list = |file: &str| -> Option<Vec<String>> {
@@ -74,7 +74,9 @@ pub fn read(pid: u32) -> Option<Proc> {
         Some(String::from_utf8_lossy(&bytes).split_terminator('\0').map(str::to_owned).collect())
     };
     let pair = |line: &String| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    Some(Proc { pid, start, args: list("cmdline")?, env: list("environ")?.iter().filter_map(pair).collect() })
+    let args = list("cmdline")?;
+    let env = list("environ")?.iter().filter_map(pair).collect();
+    (list("cmdline")? == args).then_some(Proc { pid, start, args, env })
 }
 
 /// When it started, in clock ticks; None for who is dead.
