@@ -81,6 +81,14 @@ pub struct Requests {
     pub cut: u64,
     /// A stream that was asked to reconnect.
     pub told: u64,
+    /// Told and cut by what they were: `request`, `websocket`, `events`.
+    #[serde(default)]
+    pub told_by_kind: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub cut_by_kind: BTreeMap<String, u64>,
+    /// Those that waited for an instance while there was none, whatever became of them.
+    #[serde(default)]
+    pub held: u64,
     /// The app's own 5xx.
     pub app_errors: u64,
     pub by_version: BTreeMap<String, u64>,
@@ -90,6 +98,12 @@ impl Requests {
     /// What was counted since `before`. Counters that were reset in between count from 0.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
+        let each = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+            let since = now
+                .iter()
+                .map(|(name, n)| (name.clone(), n.saturating_sub(before.get(name).copied().unwrap_or(0))));
+            since.filter(|(_, n)| *n > 0).collect()
+        };
         Self {
             total: self.total.saturating_sub(before.total),
             lost: self.lost.saturating_sub(before.lost),
@@ -97,12 +111,10 @@ impl Requests {
             cut: self.cut.saturating_sub(before.cut),
             told: self.told.saturating_sub(before.told),
             app_errors: self.app_errors.saturating_sub(before.app_errors),
-            by_version: self
-                .by_version
-                .iter()
-                .map(|(v, n)| (v.clone(), n.saturating_sub(before.by_version.get(v).copied().unwrap_or(0))))
-                .filter(|(_, n)| *n > 0)
-                .collect(),
+            told_by_kind: each(&self.told_by_kind, &before.told_by_kind),
+            cut_by_kind: each(&self.cut_by_kind, &before.cut_by_kind),
+            held: self.held.saturating_sub(before.held),
+            by_version: each(&self.by_version, &before.by_version),
         }
     }
 }

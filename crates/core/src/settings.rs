@@ -26,13 +26,54 @@ pub struct Listen {
     pub trusted_proxies: Vec<String>,
     /// Set on every answer with the version that gave it; empty turns it off.
     pub version_header: Option<String>,
+    /// Requests wait so long for an instance while there is none; 0: they do not.
+    #[serde(default)]
+    pub hold_ms: Millis,
+    /// Streams that have to move are told at moments spread over this time.
+    #[serde(default = "drain_spread_ms")]
+    pub drain_spread_ms: Millis,
+    #[serde(default)]
+    pub limits: TrafficLimits,
+}
+
+fn drain_spread_ms() -> Millis {
+    2_000
 }
 
 impl Listen {
     /// On an address, and nothing more.
     pub fn http(address: &str) -> Self {
-        Self { http: Some(address.to_owned()), unix: None, trusted_proxies: Vec::new(), version_header: None }
+        Self { http: Some(address.to_owned()), ..Self::default() }
     }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            http: None,
+            unix: None,
+            trusted_proxies: Vec::new(),
+            version_header: None,
+            hold_ms: 0,
+            drain_spread_ms: drain_spread_ms(),
+            limits: TrafficLimits::default(),
+        }
+    }
+}
+
+/// What one client may take of the proxy. What is not written has the proxy's own bound.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficLimits {
+    pub header_bytes: Option<u32>,
+    pub headers: Option<u32>,
+    /// Unlimited, if not written.
+    pub body_bytes: Option<u64>,
+    pub header_timeout_ms: Option<Millis>,
+    pub idle_timeout_ms: Option<Millis>,
+    pub response_timeout_ms: Option<Millis>,
+    pub connect_timeout_ms: Option<Millis>,
+    pub connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,6 +104,9 @@ fn requests_between_two_counts() {
         crashed: n,
         cut: n,
         told: n,
+        told_by_kind: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
+        cut_by_kind: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
+        held: n,
         app_errors: n,
         by_version: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
     };
@@ -111,7 +114,8 @@ fn requests_between_two_counts() {
     let after = counted(15, &[("1", 10), ("2", 9), ("3", 1)]);
     let expect: BTreeMap<String, u64> = [("2".to_owned(), 5), ("3".to_owned(), 1)].into();
     let share = after.since(&before);
-    assert_eq!((share.total, share.lost, share.crashed), (5, 5, 5));
+    assert_eq!((share.total, share.lost, share.crashed, share.held), (5, 5, 5, 5));
+    assert_eq!((&share.told_by_kind, &share.cut_by_kind), (&expect, &expect));
     assert_eq!((share.cut, share.told, share.app_errors, share.by_version), (5, 5, 5, expect));
     assert_eq!(before.since(&after), Requests::default());
 }

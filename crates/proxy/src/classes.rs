@@ -34,6 +34,29 @@ impl Lost {
     }
 }
 
+/// What a client has in an instance, as far as it matters for how it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It has an end of its own: a request, an upload, a download, a long poll.
+    Request,
+    WebSocket,
+    /// Server-Sent Events.
+    Events,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Request, Self::WebSocket, Self::Events];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::WebSocket => "websocket",
+            Self::Events => "events",
+        }
+    }
+}
+
 /// A word of an app's row.
 #[derive(Debug, Clone, Copy)]
 pub enum AppCell {
@@ -45,7 +68,12 @@ pub enum AppCell {
     Retried,
     /// Answers of versions whose rows were given to newer ones.
     Forgotten,
+    /// Requests that waited for an instance while there was none.
+    Held,
     Lost(Lost),
+    /// Of those that were told or cut, the ones of this kind.
+    ToldOf(Kind),
+    CutOf(Kind),
 }
 
 impl AppCell {
@@ -59,7 +87,11 @@ impl AppCell {
             Self::Rejected => 4,
             Self::Retried => 5,
             Self::Forgotten => 6,
+            Self::Held => 7,
             Self::Lost(reason) => 8 + reason as usize,
+            // An app's row has no histogram: its room is there for more of these.
+            Self::ToldOf(kind) => 32 + kind as usize,
+            Self::CutOf(kind) => 48 + kind as usize,
         }
     }
 }

@@ -144,6 +144,8 @@ impl Connection {
 
     pub fn sent_to(&self, endpoint: &LiveEndpoint) {
         self.row.set(Some(endpoint.row));
+        // What was waited for before belongs to nobody's time to answer.
+        self.expired.set(None);
         if let Phase::Waiting(_) = self.phase.get() {
             self.phase.set(Phase::Waiting(Instant::now()));
         }

@@ -16,6 +16,7 @@ use trundle_crashpoint::crash_point;
 use crate::control::Reply;
 use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::{Flag, LiveEndpoint, Rows};
+use crate::hold::Hold;
 use crate::holding::Sockets;
 use crate::routes::{Route, RouteSettings, Snapshot};
 use crate::store::TableFile;
@@ -36,6 +37,8 @@ pub struct Director {
     workers: Vec<mpsc::UnboundedSender<Command>>,
     doors: BTreeMap<Listen, Door>,
     live: BTreeMap<Key, Arc<LiveEndpoint>>,
+    /// Of each app of the table, who waits for it while nobody serves.
+    holds: BTreeMap<String, Arc<Hold>>,
     /// In no table any more, and not yet idle.
     departed: Vec<Arc<LiveEndpoint>>,
     /// Whose drain has been told under the present table.
@@ -67,6 +70,7 @@ impl Director {
             workers,
             doors: BTreeMap::new(),
             live: BTreeMap::new(),
+            holds: BTreeMap::new(),
             departed: Vec::new(),
             told: BTreeSet::new(),
             subscribers: Vec::new(),
@@ -236,7 +240,9 @@ impl Director {
         for (key, _) in states().filter(|(_, flag)| *flag == Flag::Routed) {
             prepared.endpoints[&key].set_flag(Flag::Routed);
         }
-        self.shared.snapshot.store(Arc::new(snapshot(&table, &prepared)));
+        self.holds.retain(|name, _| table.apps.iter().any(|app| app.app == *name));
+        let snapshot = snapshot(&table, &prepared, &mut self.holds);
+        self.shared.snapshot.store(Arc::new(snapshot));
         for (key, flag) in states().filter(|(_, flag)| *flag != Flag::Routed) {
             prepared.endpoints[&key].set_flag(flag);
         }
@@ -369,15 +375,17 @@ fn key_of(endpoint: &LiveEndpoint) -> Key {
     (endpoint.app.to_string(), endpoint.id.clone(), endpoint.incarnation.clone())
 }
 
-fn snapshot(table: &Table, prepared: &Prepared) -> Snapshot {
+fn snapshot(table: &Table, prepared: &Prepared, holds: &mut BTreeMap<String, Arc<Hold>>) -> Snapshot {
     let routes = table.apps.iter().map(|app| {
-        let route = route(app, prepared);
+        let hold = holds.entry(app.app.clone()).or_default();
+        let route = route(app, prepared, Arc::clone(hold));
+        hold.note(!route.has_nobody());
         (Arc::clone(&route.app), Arc::new(route))
     });
     Snapshot { apps: routes.collect() }
 }
 
-fn route(app: &App, prepared: &Prepared) -> Route {
+fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>) -> Route {
     let header = app.version_header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
     let settings = RouteSettings {
         app: app.app.as_str().into(),
@@ -385,6 +393,7 @@ fn route(app: &App, prepared: &Prepared) -> Route {
         trust: Trust::parse(&app.trusted_proxies).unwrap_or_default(),
         version_header: header,
         limits: app.limits.clone(),
+        hold,
     };
     let endpoints = app.endpoints.iter().map(|endpoint| {
         let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());

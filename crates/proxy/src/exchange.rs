@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::classes::{AppCell, Lost};
+use crate::classes::{AppCell, Kind, Lost};
 use crate::endpoint::{Claim, Flag};
 use crate::pool::Upstream;
 use crate::stream::EndpointStream;
@@ -21,6 +21,7 @@ pub struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
     app_error: bool,
+    kind: Kind,
     /// Until a WebSocket was open: how long that lasts is no latency.
     opened_after: Option<Duration>,
     counted: bool,
@@ -37,6 +38,7 @@ impl Exchange {
             worker,
             started,
             app_error: false,
+            kind: Kind::Request,
             opened_after: None,
             counted: false,
         }
@@ -48,6 +50,11 @@ impl Exchange {
 
     pub fn upstream(&mut self) -> Option<&mut Upstream> {
         self.upstream.as_mut()
+    }
+
+    /// It has turned out to be a stream without an end.
+    pub fn set_kind(&mut self, kind: Kind) {
+        self.kind = kind;
     }
 
     pub fn set_app_error(&mut self) {
@@ -87,6 +94,7 @@ impl Exchange {
     /// The endpoint has agreed to a WebSocket; answers its connection, once it is free of HTTP.
     pub async fn open(&mut self) -> Option<(EndpointStream, Bytes)> {
         self.opened_after = Some(self.started.elapsed());
+        self.kind = Kind::WebSocket;
         self.upstream.as_mut()?.leave_http().await
     }
 
@@ -118,9 +126,15 @@ impl Exchange {
         }
         self.counted = true;
         let endpoint = self.claim.endpoint();
-        endpoint.counts.app_cell(endpoint.app_row, class).fetch_add(1, Relaxed);
-        if let AppCell::Cut = class {
-            endpoint.counts.endpoint_cut(endpoint.row).fetch_add(1, Relaxed);
+        let one_more = |cell| endpoint.counts.app_cell(endpoint.app_row, cell).fetch_add(1, Relaxed);
+        one_more(class);
+        match class {
+            AppCell::Cut => {
+                one_more(AppCell::CutOf(self.kind));
+                endpoint.counts.endpoint_cut(endpoint.row).fetch_add(1, Relaxed);
+            }
+            AppCell::Told => drop(one_more(AppCell::ToldOf(self.kind))),
+            _ => {}
         }
     }
 }

@@ -20,16 +20,20 @@ use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
 use crate::body::{BodyFault, RequestBody, ResponseBody};
-use crate::classes::{AppCell, Lost};
+use crate::classes::{AppCell, Kind, Lost};
 use crate::connection::{Connection, Expired};
 use crate::endpoint::Flag;
 use crate::events::{self, Events};
 use crate::exchange::Exchange;
 use crate::headers::{self, Origin};
+use crate::hold::Held;
 use crate::replay::Again;
 use crate::routes::{Route, Tried};
 use crate::tunnel::Tunnel;
 use crate::upgrade;
+
+/// Between two tries to reach somebody who is in the table.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The client is gone: there is nobody to answer.
 #[derive(Debug, Error)]
@@ -189,6 +193,7 @@ async fn forward(
     let mut unreachable = false;
     // A kept connection failed: from then on only new ones are used.
     let mut stale = false;
+    let mut held = None;
     loop {
         let claim =
             if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
@@ -198,6 +203,11 @@ async fn forward(
             match newest {
                 Some(newest) if !tried.is_full() && !Arc::ptr_eq(&newest, &route) => {
                     route = newest;
+                    continue;
+                }
+                Some(newest) if hold(client, &newest, &mut held).await => {
+                    route = worker.shared.snapshot.load().apps.get(&client.app).cloned().unwrap_or(newest);
+                    tried = Tried::default();
                     continue;
                 }
                 Some(_) | None => return fail(nowhere_to_go(client, unreachable)),
@@ -241,6 +251,29 @@ async fn forward(
             sent @ (Sent::Answered(_) | Sent::Failed(_) | Sent::Gone) => return sent,
         }
     }
+}
+
+/// Nobody can be reached: waits until another look may find somebody. False: it has waited long enough, or may not.
+async fn hold(client: &Connection, route: &Arc<Route>, held: &mut Option<(Held, Instant)>) -> bool {
+    if route.limits.hold_ms == 0 {
+        return false;
+    }
+    let worker = &client.worker;
+    let changed = worker.changed.notified();
+    let is_newest = |newest: &Arc<Route>| Arc::ptr_eq(newest, route);
+    if !worker.shared.snapshot.load().apps.get(&client.app).is_some_and(is_newest) {
+        return true;
+    }
+    if held.is_none() {
+        let Some(place) = route.hold.enter(&route.limits) else { return false };
+        worker.shared.counts.app_cell(route.app_row, AppCell::Held).fetch_add(1, Relaxed);
+        *held = Some((place, route.hold.until(&route.limits)));
+    }
+    let Some((_, until)) = held.as_ref().filter(|(_, until)| *until > Instant::now()) else { return false };
+    // Who is in the table and could not be reached may be there again without a table that says so.
+    let again = if route.has_nobody() { *until } else { (*until).min(Instant::now() + LOOK_AGAIN) };
+    let _ = tokio::time::timeout_at(again.into(), changed).await;
+    true
 }
 
 fn nowhere_to_go(client: &Connection, unreachable: bool) -> Refusal {
@@ -387,6 +420,9 @@ fn passed(
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = Version::HTTP_11;
+    if is_stream {
+        exchange.set_kind(Kind::Events);
+    }
     let endpoint = exchange.claim().endpoint();
     let events = is_stream.then(|| Events::new(Arc::clone(endpoint), Rc::clone(client)));
     Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), events))

@@ -6,7 +6,7 @@
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
 //! control socket; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `stream`, `body` carry
-//! requests, `linger` lets early answers arrive; `endpoint` holds the proof of a drain; `counts` survives the process,
+//! requests, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain; `counts` survives the process,
 //! `classes` names what it counts; `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -35,6 +35,7 @@ mod exchange;
 mod forward;
 mod framing;
 mod headers;
+mod hold;
 mod holder;
 mod holding;
 mod leave;

@@ -9,6 +9,7 @@ use http::HeaderName;
 
 use crate::counts::VersionRow;
 use crate::endpoint::{Claim, LiveEndpoint};
+use crate::hold::Hold;
 use crate::table::Limits;
 use crate::trust::Trust;
 
@@ -25,6 +26,7 @@ pub struct Route {
     pub trust: Trust,
     pub version_header: Option<HeaderName>,
     pub limits: Limits,
+    pub hold: Arc<Hold>,
     routed: Vec<Weighted>,
     /// Sum of all weights.
     total_weight: u64,
@@ -47,6 +49,7 @@ pub struct RouteSettings {
     pub trust: Trust,
     pub version_header: Option<HeaderName>,
     pub limits: Limits,
+    pub hold: Arc<Hold>,
 }
 
 /// Endpoints that a request has already failed to reach.
@@ -104,10 +107,16 @@ impl Route {
             trust: settings.trust,
             version_header: settings.version_header,
             limits: settings.limits,
+            hold: settings.hold,
             routed,
             total_weight,
             new,
         }
+    }
+
+    #[must_use]
+    pub fn has_nobody(&self) -> bool {
+        self.routed.is_empty()
     }
 
     /// Claims a place in the less loaded of two different endpoints that were drawn by weight, so that one that hangs is not
@@ -202,6 +211,7 @@ mod tests {
             (endpoint, *weight, true)
         });
         let settings = RouteSettings {
+            hold: Arc::default(),
             app: "web".into(),
             app_row: counts.bind_app("web", &[]).unwrap(),
             trust: Trust::default(),

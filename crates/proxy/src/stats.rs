@@ -34,12 +34,17 @@ pub struct AppStats {
     /// Streams whose clients were asked to come again when their instance left: WebSockets with a Close, event streams by
     /// their end between two events.
     pub told: u64,
+    /// The same and those that were cut, by what they were: `request`, `websocket`, `events`.
+    pub told_by_kind: BTreeMap<String, u64>,
+    pub cut_by_kind: BTreeMap<String, u64>,
     /// Answers of the app with a status of 500 or more. They are part of `by_version`.
     pub app_errors: u64,
     /// Refused by a limit or rule of the proxy with 400, 405, 408 or 413, before or without an instance.
     pub rejected: u64,
     /// Attempts beyond the first, for requests of which no byte had reached an instance.
     pub retried: u64,
+    /// Requests that waited for an instance while there was none; what became of them is counted as of all others.
+    pub held: u64,
     /// Complete answers per version.
     pub by_version: BTreeMap<String, u64>,
     pub lost_by_reason: BTreeMap<String, u64>,

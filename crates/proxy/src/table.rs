@@ -125,6 +125,10 @@ pub struct Limits {
     pub connect_timeout_ms: u64,
     /// Streams that must move to another endpoint are told at moments spread over this time.
     pub drain_spread_ms: u64,
+    /// Requests wait so long for an instance while there is none, counted from when the last one left. 0: they do not.
+    pub hold_ms: u64,
+    /// So many of them at once; more are refused.
+    pub hold_requests: usize,
     /// Client connections at once; above it, new ones wait in the kernel's queue.
     pub max_connections: usize,
 }
@@ -140,6 +144,8 @@ impl Default for Limits {
             response_timeout_ms: 60_000,
             connect_timeout_ms: 1_000,
             drain_spread_ms: 2_000,
+            hold_ms: 0,
+            hold_requests: 1_000,
             max_connections: 10_000,
         }
     }

@@ -1,9 +1,10 @@
 //! Reads the counts into what is told: the sums and their names, nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::classes::{AppCell, Lost};
+use crate::classes::{AppCell, Kind, Lost};
 use crate::counts::{Counts, VersionRow};
 use crate::endpoint::LiveEndpoint;
 use crate::stats::{AppStats, EndpointStats, Stats};
@@ -34,6 +35,12 @@ pub fn stats<'a>(
     stats
 }
 
+/// Those that there are.
+fn by_kind(of: impl Fn(Kind) -> u64) -> BTreeMap<String, u64> {
+    let all = Kind::ALL.into_iter().map(|kind| (kind.name().to_owned(), of(kind)));
+    all.filter(|(_, count)| *count > 0).collect()
+}
+
 fn app(counts: &Counts, name: &str, row: VersionRow) -> AppStats {
     let cell = |cell| counts.app_cell(row, cell).load(Relaxed);
     let mut app = AppStats {
@@ -43,6 +50,9 @@ fn app(counts: &Counts, name: &str, row: VersionRow) -> AppStats {
         app_errors: cell(AppCell::AppErrors),
         rejected: cell(AppCell::Rejected),
         retried: cell(AppCell::Retried),
+        held: cell(AppCell::Held),
+        told_by_kind: by_kind(|kind| cell(AppCell::ToldOf(kind))),
+        cut_by_kind: by_kind(|kind| cell(AppCell::CutOf(kind))),
         ..AppStats::default()
     };
     for reason in Lost::ALL {

@@ -29,12 +29,7 @@ fn name() -> AppName {
 }
 
 fn web() -> World {
-    let listen = Listen {
-        http: Some("127.0.0.1:80".into()),
-        unix: None,
-        trusted_proxies: Vec::new(),
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:80");
     let rollout = RolloutSettings {
         max_surge: Some(CountOrPercent::Count(1)),
         max_unavailable: Some(CountOrPercent::Count(0)),

@@ -98,6 +98,18 @@ http = "127.0.0.1:8080"           # where clients come in
 # unix = "web.sock"               # or a Unix socket, behind nginx
 # trusted_proxies = ["unix"]      # whose X-Forwarded-* is believed: addresses, networks, "unix"
 version_header = "X-App-Version"  # says on every answer which version gave it; "" turns it off
+# hold = "30s"                    # requests wait so long while no instance serves; by itself with a fixed port only
+drain_spread = "2s"               # WebSockets and event streams that have to move are told over so much time
+# What one client may take:
+# [listen.limits]
+# header_size = "64KiB"           # request line and headers; more is 431
+# headers = 100
+# body_size = "10MiB"             # of a request; more is 413; without it there is no limit
+# header_timeout = "10s"
+# idle_timeout = "75s"
+# response_timeout = "60s"        # then 504
+# connect_timeout = "1s"
+# connections = 10000             # above it, new clients wait
 
 # When may an instance get requests? Without this table: as soon as its port takes a connection.
 # [health.startup] and [health.live] are written alike: until the first success, and all the time after it.

@@ -8,6 +8,7 @@ use trundle_core::Millis;
 use trundle_core::event::{Action, Event, Fact};
 use trundle_core::ids::AppName;
 use trundle_core::plan::{Assumed, plan};
+use trundle_core::reason::duration_text;
 use trundle_core::revision::Template;
 use trundle_core::situation::{Situation, answer};
 use trundle_core::state::{AppState, DeployRequest, Request};
@@ -70,6 +71,7 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
     }
     let changes = !step.commands.is_empty();
     let fixed_port = state.settings().is_some_and(|s| s.fixed_port);
+    let hold_ms = state.settings().and_then(|s| s.listen.as_ref()).map_or(0, |listen| listen.hold_ms);
     let replaced = state.totals().live() > 0;
     let to = template.version.to_string();
     let from = before.as_ref().map(|t| t.version.to_string());
@@ -97,8 +99,12 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
         let shown = differs.as_ref().map(crate::term::card::changes).unwrap_or_default();
         print!("{}", crate::term::plan::render(&planned, &mix, &shown));
         if fixed_port && replaced && step.rollout.is_some() {
+            let waits = match hold_ms {
+                0 => "and what comes then is refused; `hold` in [listen] lets it wait".to_owned(),
+                ms => format!("what comes then waits, up to {}", duration_text(ms)),
+            };
             println!(
-                "{}: a fixed port serves one instance: for a moment none serves",
+                "{}: a fixed port serves one instance: for a moment none serves, {waits}",
                 crate::term::yellow("warning")
             );
         }

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use trundle_core::Millis;
 use trundle_core::revision::Port;
-use trundle_core::settings::Listen;
+use trundle_core::settings::{Listen, TrafficLimits};
 use trundle_proxy::table;
 
 use super::node::Node;
@@ -14,6 +15,7 @@ use super::source::shown;
 use super::value::{self, Wrong};
 
 const DEFAULT_VERSION_HEADER: &str = "X-App-Version";
+const HOLD_FOR_A_FIXED_PORT_MS: Millis = 30_000;
 /// What the kernel takes for the path of a Unix socket, without its closing NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
@@ -49,11 +51,70 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
     }
     let version_header =
         section.get("version_header", header).unwrap_or_else(|| DEFAULT_VERSION_HEADER.to_owned());
+    let default = Listen::default();
+    // One that can run only once has a moment without anybody: then its clients wait, if nothing else is written.
+    let hold_by_itself = if let Port::Fixed(_) = port { HOLD_FOR_A_FIXED_PORT_MS } else { default.hold_ms };
     Listen {
         http: http.map(|address| address.to_string()),
         unix,
         trusted_proxies,
         version_header: (!version_header.is_empty()).then_some(version_header),
+        hold_ms: section.get("hold", up_to_an_hour).unwrap_or(hold_by_itself),
+        drain_spread_ms: section.get("drain_spread", up_to_an_hour).unwrap_or(default.drain_spread_ms),
+        limits: section.table("listen.limits").map(|limits| self::limits(&limits)).unwrap_or_default(),
+    }
+}
+
+fn limits(section: &Section<'_>) -> TrafficLimits {
+    TrafficLimits {
+        header_bytes: section.get("header_size", header_size),
+        headers: section.get("headers", value::whole(1, 1_000)),
+        body_bytes: section.get("body_size", value::bytes),
+        header_timeout_ms: section.get("header_timeout", a_moment_at_least),
+        idle_timeout_ms: section.get("idle_timeout", a_moment_at_least),
+        response_timeout_ms: section.get("response_timeout", a_moment_at_least),
+        connect_timeout_ms: section.get("connect_timeout", a_moment_at_least),
+        connections: section.get("connections", value::whole(1, 1_000_000)),
+    }
+}
+
+fn header_size(node: &Node) -> Result<u32, Wrong> {
+    let bytes = u32::try_from(value::bytes(node)?).ok().filter(|bytes| (256..=1 << 20).contains(bytes));
+    bytes.ok_or_else(|| {
+        Wrong::Value("a head of this size is not possible".to_owned(), "use 256 to \"1MiB\"".to_owned())
+    })
+}
+
+fn up_to_an_hour(node: &Node) -> Result<Millis, Wrong> {
+    match value::duration_ms(node)? {
+        ms @ 0..=3_600_000 => Ok(ms),
+        _ => Err(Wrong::Value("more than an hour is a mistake".to_owned(), "use at most \"1h\"".to_owned())),
+    }
+}
+
+fn a_moment_at_least(node: &Node) -> Result<Millis, Wrong> {
+    match up_to_an_hour(node)? {
+        0 => Err(Wrong::Value("nobody could be in time".to_owned(), "use at least \"1ms\"".to_owned())),
+        ms => Ok(ms),
+    }
+}
+
+/// What is not written has the proxy's own bound.
+pub fn proxy_limits(listen: &Listen) -> table::Limits {
+    let (of, default) = (&listen.limits, table::Limits::default());
+    let count = |written: Option<u32>, default: usize| written.map_or(default, |n| n as usize);
+    table::Limits {
+        header_bytes: count(of.header_bytes, default.header_bytes),
+        headers: count(of.headers, default.headers),
+        body_bytes: of.body_bytes,
+        header_timeout_ms: of.header_timeout_ms.unwrap_or(default.header_timeout_ms),
+        idle_timeout_ms: of.idle_timeout_ms.unwrap_or(default.idle_timeout_ms),
+        response_timeout_ms: of.response_timeout_ms.unwrap_or(default.response_timeout_ms),
+        connect_timeout_ms: of.connect_timeout_ms.unwrap_or(default.connect_timeout_ms),
+        drain_spread_ms: listen.drain_spread_ms,
+        hold_ms: listen.hold_ms,
+        hold_requests: default.hold_requests,
+        max_connections: count(of.connections, default.max_connections),
     }
 }
 

@@ -40,6 +40,7 @@ use section::Section;
 use source::{Source, Unreadable};
 
 pub use duration::parse as parse_duration;
+pub use listen::proxy_limits;
 pub use problem::{ConfigError, Look, Problem};
 
 /// A configuration that can be deployed. No `Debug`: the draft holds values that are not to be seen.

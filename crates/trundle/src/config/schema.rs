@@ -8,7 +8,8 @@ use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::{Map, Value, json};
 use trundle_core::limits::Order;
 use trundle_core::revision::{Check, Probe, StopSignal};
-use trundle_core::settings::{MAX_REPLICAS, OnFailure, RolloutSettings};
+use trundle_core::settings::{Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
+use trundle_proxy::Limits;
 
 use super::duration;
 
@@ -133,9 +134,59 @@ fn listen() -> Value {
                 json!("X-App-Version"),
             ),
         ),
+        (
+            "hold",
+            described(
+                time("", 0),
+                "Requests wait so long for an instance while there is none; 30s with a fixed port, else not at all.",
+            ),
+        ),
+        (
+            "drain_spread",
+            time(
+                "Streams that have to move are told at moments spread over this time.",
+                Listen::default().drain_spread_ms,
+            ),
+        ),
+        ("limits", described(limits(), "What one client may take.")),
     ]);
     put(&mut listen, "anyOf", json!([{ "required": ["http"] }, { "required": ["unix"] }]));
     listen
+}
+
+fn limits() -> Value {
+    let own = Limits::default();
+    let size = |text: &str| {
+        let size = json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": "^[0-9]+ ?([KMG]iB)?$" }] });
+        described(size, text)
+    };
+    let count =
+        |text: &str, default: usize| self::default(described(whole(1, 1_000_000), text), json!(default));
+    table(vec![
+        (
+            "header_size",
+            default(size("Request line and headers together; more is answered with 431."), json!("64KiB")),
+        ),
+        ("headers", count("So many headers; more are answered with 431.", own.headers)),
+        ("body_size", size("A request's body; more is answered with 413. Without it there is no limit.")),
+        (
+            "header_timeout",
+            time("From the first byte of a request to the end of its headers.", own.header_timeout_ms),
+        ),
+        (
+            "idle_timeout",
+            time("A connection without a request, or a body that does not move.", own.idle_timeout_ms),
+        ),
+        (
+            "response_timeout",
+            time(
+                "From the last byte that went to the instance to its answer; then 504.",
+                own.response_timeout_ms,
+            ),
+        ),
+        ("connect_timeout", time("For one attempt to reach an instance.", own.connect_timeout_ms)),
+        ("connections", count("So many clients at once; above it, new ones wait.", own.max_connections)),
+    ])
 }
 
 fn a_check() -> Value {

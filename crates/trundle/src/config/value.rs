@@ -111,6 +111,28 @@ pub fn duration_ms(node: &Node) -> Result<Millis, Wrong> {
     }
 }
 
+/// A number of bytes: `4096`, `"64KiB"`, `"10MiB"`, `"2GiB"`.
+pub fn bytes(node: &Node) -> Result<u64, Wrong> {
+    let wrong = |what: &str| {
+        let hint = "write a whole number of bytes, or one with KiB, MiB or GiB, such as \"64KiB\"";
+        Err(Wrong::Value(format!("{what} is not a size"), hint.to_owned()))
+    };
+    let text = match &node.value {
+        Value::Integer(Some(number), _) => number.to_string(),
+        Value::Text(text) => text.clone(),
+        _ => return Err(Wrong::Type("a size in bytes")),
+    };
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((&text, 1));
+    let digits = number.trim_end();
+    let whole = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u64>().ok()).flatten();
+    match whole.and_then(|n| n.checked_mul(factor)) {
+        Some(bytes) => Ok(bytes),
+        None => wrong(&format!("\"{}\"", shown(&text))),
+    }
+}
+
 pub fn count_or_percent(node: &Node) -> Result<CountOrPercent, Wrong> {
     let hint = || "write a count such as 2, or a percentage such as \"25%\"".to_owned();
     match &node.value {

@@ -168,6 +168,9 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
         crashed: stats.crashed,
         cut: stats.cut,
         told: stats.told,
+        told_by_kind: stats.told_by_kind.clone(),
+        cut_by_kind: stats.cut_by_kind.clone(),
+        held: stats.held,
         app_errors: stats.app_errors,
         by_version: stats.by_version.clone(),
     }
@@ -199,7 +202,7 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
         listen: http.chain(unix).collect(),
         trusted_proxies: listen.trusted_proxies.clone(),
         version_header: listen.version_header.clone().filter(|h| !h.is_empty()),
-        limits: proxy::Limits::default(),
+        limits: crate::config::proxy_limits(listen),
         endpoints: endpoints.collect(),
     })
 }

@@ -88,15 +88,27 @@ pub fn requests(requests: Option<&Requests>) -> String {
     }
     let by: Vec<_> = r.by_version.iter().map(|(version, n)| format!("{version} {n}")).collect();
     let lost = if r.lost == 0 { green("lost 0") } else { red(&format!("lost {}", r.lost)) };
+    let held = if r.held == 0 { String::new() } else { format!(", waited {}", r.held) };
     format!(
-        "{} requests ({}): {lost}, crashed {}, cut {}, told {}, app errors {}",
+        "{} requests ({}): {lost}, crashed {}, cut {}{}, told {}{}, app errors {}{held}",
         r.total,
         by.join(", "),
         r.crashed,
         r.cut,
+        kinds(&r.cut_by_kind),
         r.told,
+        kinds(&r.told_by_kind),
         r.app_errors
     )
+}
+
+/// ` (2 websocket, 1 events)`; nothing where all of them were plain requests.
+fn kinds(by_kind: &BTreeMap<String, u64>) -> String {
+    if by_kind.keys().all(|kind| kind == "request") {
+        return String::new();
+    }
+    let each: Vec<_> = by_kind.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    format!(" ({})", each.join(", "))
 }
 
 /// With every decision.

@@ -32,6 +32,17 @@ http = "[::]:80"
 unix = "web.sock"
 trusted_proxies = ["127.0.0.1/32", "unix"]
 version_header = ""
+hold = "20s"
+drain_spread = "500ms"
+[listen.limits]
+header_size = 4096
+headers = 50
+body_size = "10MiB"
+header_timeout = "5s"
+idle_timeout = "30s"
+response_timeout = "2m"
+connect_timeout = "250ms"
+connections = 500
 [health.startup]
 exec = ["./check", "{port}"]
 [health.ready]
@@ -93,7 +104,21 @@ fn every_key_is_read() {
     let listen = loaded.settings.listen.unwrap();
     assert_eq!(listen.http.as_deref(), Some("[::]:80"));
     assert_eq!(listen.unix, Some(dir.path().join("web.sock").display().to_string()));
-    assert_eq!((listen.trusted_proxies.len(), listen.version_header), (2, None));
+    assert_eq!((listen.trusted_proxies.len(), listen.version_header.as_ref()), (2, None));
+    let limits = trundle_proxy::Limits {
+        header_bytes: 4096,
+        headers: 50,
+        body_bytes: Some(10 << 20),
+        header_timeout_ms: 5_000,
+        idle_timeout_ms: 30_000,
+        response_timeout_ms: 120_000,
+        connect_timeout_ms: 250,
+        drain_spread_ms: 500,
+        hold_ms: 20_000,
+        max_connections: 500,
+        ..trundle_proxy::Limits::default()
+    };
+    assert_eq!(config::proxy_limits(&listen), limits);
     let draft = loaded.draft;
     assert_eq!(draft.command, ["./server", "--port={port}", "{{}}"]);
     assert_eq!(draft.cwd, dir.path());
@@ -137,6 +162,12 @@ fn what_is_not_written_has_the_defaults_of_the_contract() {
     assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
     let listen = good(&format!("{GOOD}[listen]\nhttp = \"127.0.0.1:80\""), &[]).settings.listen.unwrap();
     assert_eq!(listen.version_header.as_deref(), Some("X-App-Version"));
+    assert_eq!(config::proxy_limits(&listen), trundle_proxy::Limits::default());
+    // Who can run only once lets clients wait meanwhile, unless it is written otherwise.
+    let fixed = good(&format!("{GOOD}port = 90\n[listen]\nhttp = \"127.0.0.1:80\""), &[]);
+    assert_eq!(fixed.settings.listen.unwrap().hold_ms, 30_000);
+    let fixed = good(&format!("{GOOD}port = 90\n[listen]\nhttp = \"127.0.0.1:80\"\nhold = \"0s\""), &[]);
+    assert_eq!(fixed.settings.listen.unwrap().hold_ms, 0);
     let fixed = good(&format!("{GOOD}port = 80"), &[]);
     assert_eq!((fixed.settings.fixed_port, fixed.draft.port), (true, Port::Fixed(80)));
     assert_eq!(config::parse_duration("1m30s"), Ok(90_000));

@@ -49,18 +49,24 @@ fn a_worker_rolls_without_an_address() {
 }
 
 #[test]
-fn a_fixed_port_is_one_instance_at_a_time() {
+fn a_fixed_port_is_one_instance_at_a_time_and_its_clients_wait() {
+    let _alone = alone();
     let site = Site::new();
     let port = site.spare_port();
-    let text = sample(1, r#"START_MS = "50""#, "").replace("[run]\n", &format!("[run]\nport = {port}\n"));
+    let text = sample(1, r#"START_MS = "500""#, "").replace("[run]\n", &format!("[run]\nport = {port}\n"));
     site.write(&text);
     site.deploy("1", &[]).expect(0);
     let plan = site.run(&["plan", "--set", "version=2", "--json"]).expect(0).json();
     assert_eq!(plan["floor"], 0, "one that stops first has nobody to serve meanwhile: {plan}");
+    let said = site.run(&["plan", "--set", "version=2"]).expect(0).stdout;
+    assert!(said.contains("for a moment none serves, what comes then waits, up to 30 s"), "{said}");
     let prober = Prober::start(&site);
-    site.deploy("2", &[]).expect(0);
+    let load = load::start_quick(&site, 8, 5);
+    let moved = site.deploy("2", &[]).expect(0);
+    assert!(moved.stdout.contains("lost 0") && moved.stdout.contains("waited "), "{moved}");
     site.deploy("3", &["--set", "run.env.FAIL=exit:3"]).expect(10);
     site.run(&["rollback"]).expect(0);
+    load.finish().expect_none_lost(200);
     let seen = prober.finish();
     assert_eq!(seen.highest_alive, 1, "{seen:?}");
     assert_eq!(versions(&site.status()), [("2".to_owned(), 1)].into());

@@ -136,12 +136,7 @@ fn samples(state_dir: &Path, began_ms: u64) {
 }
 
 fn settings() -> AppSettings {
-    let listen = Listen {
-        http: Some("127.0.0.1:80".into()),
-        unix: None,
-        trusted_proxies: Vec::new(),
-        version_header: None,
-    };
+    let listen = Listen::http("127.0.0.1:80");
     let rollout = RolloutSettings {
         max_surge: Some(CountOrPercent::Count(1)),
         max_unavailable: Some(CountOrPercent::Count(0)),
