@@ -11,10 +11,10 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
-use crate::connection::Connection;
 use crate::events::Events;
 use crate::exchange::Exchange;
 use crate::replay::Replay;
+use crate::turn::Turn;
 
 /// Why a body ended early. The text goes to nobody: the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -33,11 +33,11 @@ pub struct RequestBody {
     limit: u64,
     /// Bytes that may still come.
     left: u64,
-    client: Rc<Connection>,
+    client: Rc<Turn>,
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming, limit: Option<u64>, client: Rc<Connection>) -> Self {
+    pub fn new(inner: Incoming, limit: Option<u64>, client: Rc<Turn>) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
         Self { source: Replay::new(inner), limit, left: limit, client }
     }
@@ -101,7 +101,7 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.client.body_moved_on();
+        self.client.body_left();
     }
 }
 
@@ -110,7 +110,7 @@ pub enum ResponseBody {
     Passed {
         inner: Incoming,
         exchange: Option<Exchange>,
-        client: Rc<Connection>,
+        client: Rc<Turn>,
         /// It has no end of its own.
         events: Option<Events>,
     },
@@ -119,12 +119,7 @@ pub enum ResponseBody {
 
 impl ResponseBody {
     /// Takes over an endpoint's body and the stay in the endpoint that goes with it.
-    pub fn passed(
-        inner: Incoming,
-        exchange: Exchange,
-        client: Rc<Connection>,
-        events: Option<Events>,
-    ) -> Self {
+    pub fn passed(inner: Incoming, exchange: Exchange, client: Rc<Turn>, events: Option<Events>) -> Self {
         let mut body = Self::Passed { inner, exchange: Some(exchange), client, events };
         if body.is_end_stream() {
             body.complete(); // nothing to poll for
@@ -154,12 +149,13 @@ impl Body for ResponseBody {
             Self::Made(body) => {
                 return Pin::new(body).poll_frame(cx).map_err(|never| match never {});
             }
-            Self::Passed { inner, exchange, events, .. } => {
+            Self::Passed { inner, exchange, events, client } => {
                 if events.as_mut().is_some_and(|events| events.is_to_end(cx)) {
                     // The endpoint's connection is not at its end: it is closed with this.
                     exchange.take().into_iter().for_each(Exchange::told);
                     return Poll::Ready(None);
                 }
+                client.answer_asked_for();
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 if let (Some(events), Some(Ok(frame))) = (events, &frame)
                     && let Some(bytes) = frame.data_ref()
@@ -173,6 +169,8 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if frame.is_trailers() || self.is_end_stream() {
                     self.complete();
+                } else if let Self::Passed { client, .. } = &*self {
+                    client.answer_handed();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

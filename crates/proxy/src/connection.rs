@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -16,11 +16,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::task::AbortHandle;
 
-use crate::body::{BodyFault, earlier};
-use crate::classes::AppCell;
+use crate::body::earlier;
 use crate::counts::{EndpointRow, VersionRow};
-use crate::endpoint::LiveEndpoint;
 use crate::exchange::Exchange;
 use crate::forward;
 use crate::framing::Framing;
@@ -28,6 +27,7 @@ use crate::linger::linger;
 use crate::table::Limits;
 use crate::trust::Peer;
 use crate::tunnel::{self, Tunnel};
+use crate::turn::Turn;
 use crate::watched::Watched;
 use crate::worker::{Door, Worker};
 
@@ -40,17 +40,16 @@ enum Phase {
     Idle(Instant),
     /// Within a head, whose first byte (or whose connection) came then.
     Head(Instant),
-    /// A request is with an endpoint; its last byte went up then.
-    Waiting(Instant),
-    /// The response is on its way.
-    Answering,
+    /// Requests are on their way, or their answers.
+    Busy,
 }
 
-/// What a deadline that has passed means for a request in an endpoint.
+/// What its client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expired {
-    Response,
-    Body,
+pub enum Protocol {
+    Http1,
+    /// Many requests at once, each a stream.
+    Http2,
 }
 
 /// What is to be done with a connection now.
@@ -77,21 +76,17 @@ pub struct Connection {
     pub default_host: HeaderValue,
     limits: Limits,
     phase: Cell<Phase>,
+    protocol: Cell<Protocol>,
     /// The client takes no bytes since then.
     write_blocked: Cell<Option<Instant>>,
-    /// The client owes bytes of its body since then.
-    body_waits: Cell<Option<Instant>>,
-    /// The end of the present request's body was not seen.
-    body_open: Cell<bool>,
-    body_fault: Cell<Option<BodyFault>>,
-    expired: Cell<Option<Expired>>,
+    turns: RefCell<Vec<Weak<Turn>>>,
+    /// A body whose end was not seen is left: what comes next is no request.
+    body_left_open: Cell<bool>,
     framing: RefCell<Framing>,
     /// Answers that hyper holds in its buffer.
     buffered: RefCell<Vec<Exchange>>,
     /// An answer was given to hyper and is not flushed.
     answer_pending: Cell<bool>,
-    /// The endpoint of the present request, once it was sent.
-    row: Cell<Option<EndpointRow>>,
     closing: Cell<bool>,
     killed: Cell<bool>,
     /// A WebSocket that was agreed to: it begins where HTTP has ended.
@@ -114,15 +109,13 @@ impl Connection {
             default_host: door.default_host.clone(),
             limits,
             phase: Cell::new(Phase::Head(Instant::now())),
+            protocol: Cell::new(Protocol::Http1),
             write_blocked: Cell::default(),
-            body_waits: Cell::default(),
-            body_open: Cell::default(),
-            body_fault: Cell::default(),
-            expired: Cell::default(),
+            turns: RefCell::default(),
+            body_left_open: Cell::default(),
             framing: RefCell::default(),
             buffered: RefCell::default(),
             answer_pending: Cell::default(),
-            row: Cell::default(),
             closing: Cell::default(),
             killed: Cell::default(),
             tunnel: RefCell::default(),
@@ -130,53 +123,62 @@ impl Connection {
         }
     }
 
-    // --- told by the service --------------------------------------------------------------------------------------
-
-    /// A request has come.
-    pub fn request_started(&self, now: Instant, has_body: bool) {
-        self.phase.set(Phase::Waiting(now));
-        self.body_open.set(has_body);
-        self.answer_pending.set(false);
-        self.expired.set(None);
-        self.body_fault.set(None);
-        self.body_waits.set(None);
+    /// Whether its requests are streams of one connection.
+    pub fn has_streams(&self) -> bool {
+        self.protocol.get() == Protocol::Http2
     }
 
-    pub fn sent_to(&self, endpoint: &LiveEndpoint) {
-        self.row.set(Some(endpoint.row));
-        // What was waited for before belongs to nobody's time to answer.
-        self.expired.set(None);
-        if let Phase::Waiting(_) = self.phase.get() {
-            self.phase.set(Phase::Waiting(Instant::now()));
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    // --- told by its requests -------------------------------------------------------------------------------------
+
+    pub fn turn_begins(&self, turn: &Rc<Turn>) {
+        self.phase.set(Phase::Busy);
+        if !self.has_streams() {
+            self.answer_pending.set(false);
+        }
+        self.turns.borrow_mut().push(Rc::downgrade(turn));
+    }
+
+    pub fn turn_ended(&self, turn: &Turn) {
+        let mut turns = self.turns.borrow_mut();
+        if let Some(at) = turns.iter().position(|known| std::ptr::eq(known.as_ptr(), turn)) {
+            turns.swap_remove(at);
+        }
+        if turn.body_is_open() {
+            self.body_left_open.set(true);
+        }
+        // A connection of HTTP/1.1 is busy until the answer is flushed.
+        if self.has_streams() && turns.is_empty() {
+            self.phase.set(Phase::Idle(Instant::now()));
+            self.wake();
         }
     }
 
-    pub fn response_started(&self) {
-        self.phase.set(Phase::Answering);
+    /// The task of the stream whose request has come just now.
+    pub fn adopt(&self, task: AbortHandle) {
+        if let Some(turn) = self.turns.borrow().last().and_then(Weak::upgrade) {
+            turn.set_task(task);
+        }
     }
 
-    /// An answer that no endpoint stands behind.
-    pub fn answer_made(&self) {
-        self.phase.set(Phase::Answering);
+    pub fn answer_pending(&self) {
         self.answer_pending.set(true);
     }
 
-    /// The answer of our own that is on its way is the last one: bytes of no HTTP follow it.
+    pub fn answer_buffered(&self, exchange: Exchange) {
+        self.buffered.borrow_mut().push(exchange);
+        self.answer_pending.set(true);
+    }
+
     pub fn tunnel_follows(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
-        self.answer_made();
     }
 
     pub fn drain_spread(&self) -> Duration {
         Duration::from_millis(self.limits.drain_spread_ms)
-    }
-
-    pub fn expired(&self) -> Option<Expired> {
-        self.expired.get()
-    }
-
-    pub fn body_fault(&self) -> Option<BodyFault> {
-        self.body_fault.get()
     }
 
     /// The head broke a rule that hyper does not hold.
@@ -189,54 +191,6 @@ impl Connection {
         self.closing.get()
     }
 
-    /// No request comes after this one, and an answer that begins now says so. An early answer ends the connection too:
-    /// what is left of the body cannot be told from another request without reading it all.
-    pub fn is_last(&self) -> bool {
-        self.closing.get() || self.body_open.get()
-    }
-
-    // --- told by the bodies ---------------------------------------------------------------------------------------
-
-    pub fn body_waits(&self) {
-        if self.body_waits.get().is_none() {
-            self.body_waits.set(Some(Instant::now()));
-        }
-    }
-
-    pub fn body_moved(&self) {
-        self.body_waits.set(None);
-        if let Phase::Waiting(_) = self.phase.get() {
-            self.phase.set(Phase::Waiting(Instant::now()));
-        }
-    }
-
-    pub fn body_ended(&self) {
-        self.body_open.set(false);
-    }
-
-    pub fn body_moved_on(&self) {
-        self.body_waits.set(None);
-    }
-
-    pub fn set_body_fault(&self, fault: BodyFault) {
-        self.body_fault.set(Some(fault));
-    }
-
-    /// hyper has the whole answer in its buffer; it counts once it is flushed.
-    pub fn answer_buffered(&self, exchange: Exchange) {
-        self.buffered.borrow_mut().push(exchange);
-        self.answer_pending.set(true);
-    }
-
-    /// An endpoint's body broke off in the middle of an answer.
-    pub fn response_broken(&self, exchange: Exchange) {
-        match self.body_fault.get() {
-            Some(BodyFault::TooLarge) => exchange.failed(AppCell::Rejected),
-            Some(BodyFault::ClientGone) => exchange.abandoned(),
-            Some(BodyFault::EndpointGone) | None => drop(exchange.broken()),
-        }
-    }
-
     // --- told by the worker ---------------------------------------------------------------------------------------
 
     /// Close once the present request is answered, or at once if there is none.
@@ -247,10 +201,19 @@ impl Connection {
 
     /// Close now if the client does not take the answer of this endpoint: a blocked answer would hear of no cut.
     pub fn cut_if_blocked(&self, row: EndpointRow) {
-        if self.row.get() == Some(row) && self.write_blocked.get().is_some() {
-            self.killed.set(true);
-            self.wake();
+        let of_row = |turn: &Rc<Turn>| turn.is_with(row);
+        for turn in self.live_turns().into_iter().filter(of_row) {
+            if self.write_blocked.get().is_some() {
+                self.killed.set(true);
+                self.wake();
+            } else if turn.is_stalled() {
+                turn.reset();
+            }
         }
+    }
+
+    fn live_turns(&self) -> Vec<Rc<Turn>> {
+        self.turns.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
     fn wake(&self) {
@@ -262,13 +225,16 @@ impl Connection {
     // --- told by the stream ---------------------------------------------------------------------------------------
 
     pub fn bytes_came(&self, bytes: &[u8]) {
+        if self.has_streams() {
+            return;
+        }
         match self.phase.get() {
             Phase::Idle(_) => {
                 self.phase.set(Phase::Head(Instant::now()));
                 self.framing.borrow_mut().feed(bytes);
             }
             Phase::Head(_) => self.framing.borrow_mut().feed(bytes),
-            Phase::Waiting(_) | Phase::Answering => {}
+            Phase::Busy => {}
         }
     }
 
@@ -281,7 +247,9 @@ impl Connection {
         for exchange in self.buffered.borrow_mut().drain(..) {
             exchange.answered();
         }
-        self.row.set(None);
+        if self.has_streams() {
+            return;
+        }
         let mut framing = self.framing.borrow_mut();
         framing.rearm();
         let now = Instant::now();
@@ -309,36 +277,45 @@ impl Connection {
         let of_phase = match self.phase.get() {
             Phase::Idle(since) => Some(since + idle),
             Phase::Head(since) => Some(since + Duration::from_millis(self.limits.header_timeout_ms)),
-            Phase::Waiting(since) if self.expired.get().is_none() && self.body_waits.get().is_none() => {
-                Some(since + Duration::from_millis(self.limits.response_timeout_ms))
-            }
-            Phase::Waiting(_) | Phase::Answering => None,
+            Phase::Busy => None,
         };
-        let blocked = earlier(self.write_blocked.get(), self.body_waits.get()).map(|since| since + idle);
-        earlier(of_phase, blocked)
+        let blocked = self.write_blocked.get().map(|since| since + idle);
+        let turns = self.turns.borrow();
+        let of_turns = turns.iter().filter_map(|turn| turn.upgrade()?.deadline(&self.limits)).min();
+        earlier(earlier(of_phase, blocked), of_turns)
     }
 
     fn verdict(&self, now: Instant) -> Verdict {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return Verdict::GoOn;
         }
-        let body_is_late = self.body_waits.get().is_some() && self.write_blocked.get().is_none();
-        match self.phase.get() {
-            Phase::Waiting(_) if self.expired.get().is_none() => {
-                self.expired.set(Some(if body_is_late { Expired::Body } else { Expired::Response }));
-                self.body_waits.set(None);
-                Verdict::Ask
-            }
-            Phase::Head(_) if self.framing.borrow().is_mid_head() => Verdict::CloseHead,
-            Phase::Idle(_) | Phase::Head(_) | Phase::Waiting(_) | Phase::Answering => Verdict::Close,
+        if self.write_blocked.get().is_some_and(|since| since + self.idle_timeout() <= now) {
+            return Verdict::Close;
         }
+        match self.phase.get() {
+            Phase::Head(_) if self.framing.borrow().is_mid_head() => return Verdict::CloseHead,
+            Phase::Idle(_) | Phase::Head(_) => return Verdict::Close,
+            Phase::Busy => {}
+        }
+        let is_due = |turn: &Rc<Turn>| turn.deadline(&self.limits).is_some_and(|deadline| deadline <= now);
+        for turn in self.live_turns().iter().filter(|turn| is_due(turn)) {
+            if !turn.expire() && !turn.reset() {
+                return Verdict::Close;
+            }
+        }
+        Verdict::Ask
+    }
+
+    /// A request was answered whose body the client still sends.
+    fn body_is_open(&self) -> bool {
+        self.body_left_open.get() || self.live_turns().iter().any(|turn| turn.body_is_open())
     }
 
     /// hyper is done with the connection.
     fn last_verdict(&self, result: &hyper::Result<()>) -> Verdict {
         match result {
             Ok(()) if self.tunnel.borrow().is_some() => Verdict::Tunnel,
-            Ok(()) if self.body_open.get() => Verdict::Linger,
+            Ok(()) if self.body_is_open() => Verdict::Linger,
             // It has said 400 or 431, and more of the head may be on its way.
             Err(error) if error.is_parse() => Verdict::Linger,
             Ok(()) | Err(_) => Verdict::Close,

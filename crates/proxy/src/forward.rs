@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::classes::{AppCell, Kind, Lost};
-use crate::connection::{Connection, Expired};
+use crate::connection::Connection;
 use crate::endpoint::Flag;
 use crate::events::{self, Events};
 use crate::exchange::Exchange;
@@ -30,6 +30,7 @@ use crate::hold::Held;
 use crate::replay::Again;
 use crate::routes::{Route, Tried};
 use crate::tunnel::Tunnel;
+use crate::turn::{Expired, Turn};
 use crate::upgrade;
 
 /// Between two tries to reach somebody who is in the table.
@@ -74,18 +75,20 @@ enum Sent {
 
 /// Answers one request.
 pub async fn serve(
-    client: Rc<Connection>,
+    connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Gone> {
     let started = Instant::now();
-    client.request_started(started, !request.body().is_end_stream());
-    let Some(route) = client.worker.shared.snapshot.load().apps.get(&client.app).cloned() else {
-        let reason = format!("{} is no longer served here\n", client.app);
+    let client = Turn::begin(connection, started, !request.body().is_end_stream());
+    let connection = &client.connection;
+    let shared = &connection.worker.shared;
+    let Some(route) = shared.snapshot.load().apps.get(&connection.app).cloned() else {
+        let reason = format!("{} is no longer served here\n", connection.app);
         let refusal = Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason);
-        client.worker.shared.counts.app_cell(client.app_row, refusal.class).fetch_add(1, Relaxed);
+        shared.counts.app_cell(connection.app_row, refusal.class).fetch_add(1, Relaxed);
         return Ok(made(&client, Refusal { close: true, ..refusal }));
     };
-    let count = |class| client.worker.shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
+    let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
     let request = match prepare(&client, &route, request) {
         Ok(request) => request,
         Err(refusal) => {
@@ -102,10 +105,11 @@ pub async fn serve(
 
 /// Checks what hyper does not, and makes the request ours.
 fn prepare(
-    client: &Rc<Connection>,
+    client: &Rc<Turn>,
     route: &Route,
     request: Request<Incoming>,
 ) -> Result<Request<RequestBody>, Refusal> {
+    let connection = &client.connection;
     let (mut head, body) = request.into_parts();
     if head.method == Method::CONNECT {
         return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n"));
@@ -119,7 +123,7 @@ fn prepare(
     {
         return Err(bad("the only Transfer-Encoding of a request is chunked, once\n"));
     }
-    if client.framing_is_wrong(chunked) {
+    if connection.framing_is_wrong(chunked) {
         return Err(bad("the head has both Content-Length and Transfer-Encoding, or a line without CR\n"));
     }
     if let Some(limit) = route.limits.body_bytes
@@ -127,10 +131,11 @@ fn prepare(
     {
         return Err(Refusal::rejected(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than allowed\n"));
     }
-    set_target(&mut head, client)?;
+    set_target(&mut head, connection)?;
 
     let wants_websocket = upgrade::is_wanted(&head, &body);
-    let origin = Origin { peer_value: client.peer_value.as_ref(), trusted: route.trust.covers(client.peer) };
+    let trusted = route.trust.covers(connection.peer);
+    let origin = Origin { peer_value: connection.peer_value.as_ref(), trusted };
     headers::to_endpoint(&mut head.headers, &origin);
     if chunked {
         // Also for a GET, for which hyper would send no body without it.
@@ -176,12 +181,13 @@ fn set_target(head: &mut http::request::Parts, client: &Connection) -> Result<()
 
 /// Tries endpoints until one has taken the request.
 async fn forward(
-    client: &Rc<Connection>,
+    client: &Rc<Turn>,
     route: &Arc<Route>,
     mut request: Request<RequestBody>,
     started: Instant,
 ) -> Sent {
-    let worker = &client.worker;
+    let connection = &client.connection;
+    let worker = &connection.worker;
     let counts = &worker.shared.counts;
     let fail = |refusal: Refusal| {
         counts.app_cell(route.app_row, refusal.class).fetch_add(1, Relaxed);
@@ -199,18 +205,19 @@ async fn forward(
             if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
         let Some(claim) = claim else {
             // A newer table may have taken all of ours away, and brought others, since we looked.
-            let newest = worker.shared.snapshot.load().apps.get(&client.app).cloned();
+            let newest = worker.shared.snapshot.load().apps.get(&connection.app).cloned();
             match newest {
                 Some(newest) if !tried.is_full() && !Arc::ptr_eq(&newest, &route) => {
                     route = newest;
                     continue;
                 }
-                Some(newest) if hold(client, &newest, &mut held).await => {
-                    route = worker.shared.snapshot.load().apps.get(&client.app).cloned().unwrap_or(newest);
+                Some(newest) if hold(connection, &newest, &mut held).await => {
+                    route =
+                        worker.shared.snapshot.load().apps.get(&connection.app).cloned().unwrap_or(newest);
                     tried = Tried::default();
                     continue;
                 }
-                Some(_) | None => return fail(nowhere_to_go(client, unreachable)),
+                Some(_) | None => return fail(nowhere_to_go(connection, unreachable)),
             }
         };
         if tried.len() > 0 {
@@ -288,7 +295,7 @@ fn nowhere_to_go(client: &Connection, unreachable: bool) -> Refusal {
 
 /// Sends the request on one connection and waits for the head of the answer.
 async fn send(
-    client: &Rc<Connection>,
+    client: &Rc<Turn>,
     route: &Route,
     mut exchange: Exchange,
     request: Request<RequestBody>,
@@ -299,7 +306,7 @@ async fn send(
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
     let mut answer = pin!(upstream.sender.try_send_request(request));
     // The deadline is the connection's: it polls us again when it is over.
-    let answer = std::future::poll_fn(|cx| match client.expired() {
+    let answer = std::future::poll_fn(|cx| match client.expired(cx) {
         Some(expired) => Poll::Ready(Err(expired)),
         None => answer.as_mut().poll(cx).map(Ok),
     })
@@ -332,7 +339,7 @@ async fn send(
         }
         Err(Expired::Response) => {
             exchange.failed(AppCell::Lost(Lost::ResponseTimeout));
-            let reason = format!("an instance of {} did not answer in time\n", client.app);
+            let reason = format!("an instance of {} did not answer in time\n", client.connection.app);
             Sent::Failed(Refusal {
                 close: true,
                 ..Refusal::lost(StatusCode::GATEWAY_TIMEOUT, Lost::ResponseTimeout, reason)
@@ -346,7 +353,7 @@ async fn send(
 }
 
 /// The connection to the endpoint failed after it may have seen the request.
-fn broken(client: &Connection, exchange: Exchange, error: &hyper::Error) -> Sent {
+fn broken(client: &Turn, exchange: Exchange, error: &hyper::Error) -> Sent {
     match client.body_fault() {
         Some(BodyFault::TooLarge) => {
             exchange.failed(AppCell::Rejected);
@@ -366,22 +373,25 @@ fn broken(client: &Connection, exchange: Exchange, error: &hyper::Error) -> Sent
     }
     let class = exchange.broken();
     let reason = match class {
-        AppCell::Cut => format!("an instance of {} was stopped before it had answered\n", client.app),
-        _ => format!("an instance of {} ended before it had answered\n", client.app),
+        AppCell::Cut => {
+            format!("an instance of {} was stopped before it had answered\n", client.connection.app)
+        }
+        _ => format!("an instance of {} ended before it had answered\n", client.connection.app),
     };
     Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
 }
 
-fn bad_response(client: &Connection, exchange: Exchange) -> Sent {
+fn bad_response(client: &Turn, exchange: Exchange) -> Sent {
     let class = AppCell::Lost(Lost::BadResponse);
     exchange.failed(class);
-    let reason = format!("an instance of {} answered with something that is not HTTP\n", client.app);
+    let reason =
+        format!("an instance of {} answered with something that is not HTTP\n", client.connection.app);
     Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
 }
 
 /// Hands on that the endpoint has agreed; the WebSocket begins when the client's kernel has this.
 async fn opened(
-    client: &Rc<Connection>,
+    client: &Rc<Turn>,
     route: &Route,
     mut exchange: Exchange,
     response: Response<Incoming>,
@@ -401,7 +411,7 @@ async fn opened(
 
 /// Hands an endpoint's answer on.
 fn passed(
-    client: &Rc<Connection>,
+    client: &Rc<Turn>,
     route: &Route,
     mut exchange: Exchange,
     response: Response<Incoming>,
@@ -424,12 +434,12 @@ fn passed(
         exchange.set_kind(Kind::Events);
     }
     let endpoint = exchange.claim().endpoint();
-    let events = is_stream.then(|| Events::new(Arc::clone(endpoint), Rc::clone(client)));
+    let events = is_stream.then(|| Events::new(Arc::clone(endpoint), Rc::clone(&client.connection)));
     Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), events))
 }
 
 /// Words of our own.
-fn made(client: &Connection, refusal: Refusal) -> Response<ResponseBody> {
+fn made(client: &Turn, refusal: Refusal) -> Response<ResponseBody> {
     client.answer_made();
     let length = refusal.reason.len();
     let mut response = Response::new(ResponseBody::Made(Full::new(Bytes::from(refusal.reason))));

@@ -52,6 +52,7 @@ mod sys;
 mod tally;
 mod trust;
 mod tunnel;
+mod turn;
 mod upgrade;
 mod watched;
 mod websocket;

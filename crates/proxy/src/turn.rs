@@ -1,0 +1,231 @@
+//! One request of a client's connection: how far it has come, what is waited for, and until when. A connection of HTTP/1.1
+//! has one at a time, one of HTTP/2 as many as it has streams.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+use crate::body::{BodyFault, earlier};
+use crate::classes::AppCell;
+use crate::connection::Connection;
+use crate::counts::EndpointRow;
+use crate::endpoint::LiveEndpoint;
+use crate::exchange::Exchange;
+use crate::table::Limits;
+use crate::tunnel::Tunnel;
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// With an endpoint, or looking for one; its last byte went up then.
+    Waiting(Instant),
+    /// The answer is on its way.
+    Answering,
+}
+
+/// What a deadline that has passed means for a request in an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expired {
+    Response,
+    Body,
+}
+
+pub struct Turn {
+    pub connection: Rc<Connection>,
+    phase: Cell<Phase>,
+    /// The client owes bytes of its body since then.
+    body_waits: Cell<Option<Instant>>,
+    /// The end of the request's body was not seen.
+    body_open: Cell<bool>,
+    body_fault: Cell<Option<BodyFault>>,
+    /// Of a stream: a piece of the answer was given to hyper then, and no more was asked for.
+    answer_waits: Cell<Option<Instant>>,
+    expired: Cell<Option<Expired>>,
+    /// The endpoint, once it was sent.
+    row: Cell<Option<EndpointRow>>,
+    /// Who waits for the endpoint's answer.
+    waker: RefCell<Option<Waker>>,
+    /// Of a stream: what serves it.
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl Turn {
+    /// A request has come.
+    pub fn begin(connection: Rc<Connection>, now: Instant, has_body: bool) -> Rc<Self> {
+        let turn = Rc::new(Self {
+            connection,
+            phase: Cell::new(Phase::Waiting(now)),
+            body_waits: Cell::default(),
+            body_open: Cell::new(has_body),
+            body_fault: Cell::default(),
+            answer_waits: Cell::default(),
+            expired: Cell::default(),
+            row: Cell::default(),
+            waker: RefCell::default(),
+            task: RefCell::default(),
+        });
+        turn.connection.turn_begins(&turn);
+        turn
+    }
+
+    // --- told by the service --------------------------------------------------------------------------------------
+
+    pub fn sent_to(&self, endpoint: &LiveEndpoint) {
+        self.row.set(Some(endpoint.row));
+        // What was waited for before belongs to nobody's time to answer.
+        self.expired.set(None);
+        self.still_waits();
+    }
+
+    fn still_waits(&self) {
+        if let Phase::Waiting(_) = self.phase.get() {
+            self.phase.set(Phase::Waiting(Instant::now()));
+        }
+    }
+
+    pub fn response_started(&self) {
+        self.phase.set(Phase::Answering);
+    }
+
+    /// An answer that no endpoint stands behind.
+    pub fn answer_made(&self) {
+        self.phase.set(Phase::Answering);
+        self.connection.answer_pending();
+    }
+
+    /// The answer of our own that is on its way is the last one: bytes of no HTTP follow it.
+    pub fn tunnel_follows(&self, tunnel: Tunnel) {
+        self.connection.tunnel_follows(tunnel);
+        self.answer_made();
+    }
+
+    /// Whether the answer is too late; if not, `cx` is woken when it is.
+    pub fn expired(&self, cx: &Context<'_>) -> Option<Expired> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.expired.get()
+    }
+
+    pub fn body_fault(&self) -> Option<BodyFault> {
+        self.body_fault.get()
+    }
+
+    /// No request comes after this one, and an answer that begins now says so. An early answer ends the connection too:
+    /// what is left of the body cannot be told from another request without reading it all. Streams know no such thing.
+    pub fn is_last(&self) -> bool {
+        !self.connection.has_streams() && (self.connection.is_closing() || self.body_open.get())
+    }
+
+    // --- told by the bodies ---------------------------------------------------------------------------------------
+
+    pub fn body_waits(&self) {
+        if self.body_waits.get().is_none() {
+            self.body_waits.set(Some(Instant::now()));
+        }
+    }
+
+    pub fn body_moved(&self) {
+        self.body_waits.set(None);
+        self.still_waits();
+    }
+
+    pub fn body_is_open(&self) -> bool {
+        self.body_open.get()
+    }
+
+    pub fn body_ended(&self) {
+        self.body_open.set(false);
+    }
+
+    /// Nobody reads it any more.
+    pub fn body_left(&self) {
+        self.body_waits.set(None);
+    }
+
+    pub fn set_body_fault(&self, fault: BodyFault) {
+        self.body_fault.set(Some(fault));
+    }
+
+    /// A piece of the answer was given to hyper, which asks for the next when the client's window takes it.
+    pub fn answer_handed(&self) {
+        if self.connection.has_streams() {
+            self.answer_waits.set(Some(Instant::now()));
+        }
+    }
+
+    pub fn answer_asked_for(&self) {
+        self.answer_waits.set(None);
+    }
+
+    /// hyper has the whole answer in its buffer; it counts once it is flushed.
+    pub fn answer_buffered(&self, exchange: Exchange) {
+        self.answer_waits.set(None);
+        self.connection.answer_buffered(exchange);
+    }
+
+    /// An endpoint's body broke off in the middle of an answer.
+    pub fn response_broken(&self, exchange: Exchange) {
+        match self.body_fault.get() {
+            Some(BodyFault::TooLarge) => exchange.failed(AppCell::Rejected),
+            Some(BodyFault::ClientGone) => exchange.abandoned(),
+            Some(BodyFault::EndpointGone) | None => drop(exchange.broken()),
+        }
+    }
+
+    // --- told by the connection -----------------------------------------------------------------------------------
+
+    pub fn is_with(&self, row: EndpointRow) -> bool {
+        self.row.get() == Some(row)
+    }
+
+    /// The client does not take what there is of the answer.
+    pub fn is_stalled(&self) -> bool {
+        self.answer_waits.get().is_some()
+    }
+
+    pub fn set_task(&self, task: AbortHandle) {
+        *self.task.borrow_mut() = Some(task);
+    }
+
+    /// Ends the stream; false if it is none.
+    pub fn reset(&self) -> bool {
+        let task = self.task.borrow();
+        task.iter().for_each(AbortHandle::abort);
+        task.is_some()
+    }
+
+    pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        let of_phase = match self.phase.get() {
+            Phase::Waiting(since) if self.expired.get().is_none() && self.body_waits.get().is_none() => {
+                Some(since + Duration::from_millis(limits.response_timeout_ms))
+            }
+            Phase::Waiting(_) | Phase::Answering => None,
+        };
+        let stands_still = earlier(self.body_waits.get(), self.answer_waits.get());
+        earlier(of_phase, stands_still.map(|since| since + Duration::from_millis(limits.idle_timeout_ms)))
+    }
+
+    /// Its deadline is over. True: who waits for the answer is told, and says something; false: there is nothing to be said.
+    pub fn expire(&self) -> bool {
+        if self.expired.get().is_some() || self.phase.get() == Phase::Answering {
+            return false;
+        }
+        let body_is_late = self.body_waits.take().is_some();
+        self.expired.set(Some(if body_is_late { Expired::Body } else { Expired::Response }));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+        true
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.connection.turn_ended(self);
+    }
+}
