@@ -27,6 +27,7 @@ fn main() -> Result<(), Failure> {
         version: "1".into(),
         revision: 1,
         address,
+        protocol: trundle_proxy::Protocol::Http1,
         weight: 1,
         state: EndpointState::Routed,
     };

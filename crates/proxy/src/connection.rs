@@ -8,14 +8,15 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::AbortHandle;
 
 use crate::body::earlier;
@@ -23,15 +24,21 @@ use crate::counts::{EndpointRow, VersionRow};
 use crate::exchange::Exchange;
 use crate::forward;
 use crate::framing::Framing;
+use crate::http2;
 use crate::linger::linger;
-use crate::table::Limits;
+use crate::table::{Limits, Protocol};
 use crate::trust::Peer;
 use crate::tunnel::{self, Tunnel};
 use crate::turn::Turn;
 use crate::watched::Watched;
 use crate::worker::{Door, Worker};
 
-const NEVER: Duration = Duration::from_secs(86_400);
+/// As much of a first request as is read before hyper reads for itself.
+const FIRST_READ: usize = 8 * 1024;
+pub const NEVER: Duration = Duration::from_secs(86_400);
+
+/// A client of HTTP/2 that waits and is told to go has so long to answer.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +51,8 @@ enum Phase {
     Busy,
 }
 
-/// What its client speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    Http1,
-    /// Many requests at once, each a stream.
-    Http2,
-}
-
 /// What is to be done with a connection now.
-enum Verdict {
+pub enum Verdict {
     GoOn,
     /// Tell the service that its deadline is over.
     Ask,
@@ -76,6 +75,7 @@ pub struct Connection {
     pub default_host: HeaderValue,
     limits: Limits,
     phase: Cell<Phase>,
+    /// What its client speaks.
     protocol: Cell<Protocol>,
     /// The client takes no bytes since then.
     write_blocked: Cell<Option<Instant>>,
@@ -126,6 +126,12 @@ impl Connection {
     /// Whether its requests are streams of one connection.
     pub fn has_streams(&self) -> bool {
         self.protocol.get() == Protocol::Http2
+    }
+
+    /// From its first bytes.
+    pub fn speaks_http2(&self) {
+        self.protocol.set(Protocol::Http2);
+        self.phase.set(Phase::Idle(Instant::now()));
     }
 
     pub fn limits(&self) -> &Limits {
@@ -196,6 +202,10 @@ impl Connection {
     /// Close once the present request is answered, or at once if there is none.
     pub fn close_when_idle(&self) {
         self.closing.set(true);
+        if self.is_idle() {
+            // From here on it has a moment to take that in.
+            self.phase.set(Phase::Idle(Instant::now()));
+        }
         self.wake();
     }
 
@@ -214,6 +224,21 @@ impl Connection {
 
     fn live_turns(&self) -> Vec<Rc<Turn>> {
         self.turns.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn is_killed(&self) -> bool {
+        self.killed.get()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        matches!(self.phase.get(), Phase::Idle(_))
+    }
+
+    pub fn set_waker(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if known.is_none() {
+            *known = Some(waker.clone());
+        }
     }
 
     fn wake(&self) {
@@ -275,6 +300,7 @@ impl Connection {
     fn deadline(&self) -> Option<Instant> {
         let idle = self.idle_timeout();
         let of_phase = match self.phase.get() {
+            Phase::Idle(since) if self.has_streams() && self.closing.get() => Some(since + GOODBYE),
             Phase::Idle(since) => Some(since + idle),
             Phase::Head(since) => Some(since + Duration::from_millis(self.limits.header_timeout_ms)),
             Phase::Busy => None,
@@ -285,7 +311,12 @@ impl Connection {
         earlier(earlier(of_phase, blocked), of_turns)
     }
 
-    fn verdict(&self, now: Instant) -> Verdict {
+    /// A far one, if there is none.
+    pub fn next_deadline(&self) -> Instant {
+        self.deadline().unwrap_or_else(|| Instant::now() + NEVER)
+    }
+
+    pub fn verdict(&self, now: Instant) -> Verdict {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return Verdict::GoOn;
         }
@@ -323,8 +354,47 @@ impl Connection {
     }
 }
 
-/// Serves a connection to its end.
-pub async fn serve<S>(stream: S, state: Rc<Connection>)
+/// Serves a connection to its end, in whichever of the two its client begins to speak.
+pub async fn serve<S>(mut stream: S, state: Rc<Connection>)
+where
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + 'static,
+{
+    let Some(early) = first_bytes(&mut stream, &state).await else { return };
+    let is_http2 = early.starts_with(http2::PREFACE);
+    let stream = Watched::new(stream, early, Rc::clone(&state));
+    if is_http2 { http2::serve(stream, state).await } else { serve_http1(stream, state).await }
+}
+
+/// Enough of them to tell; `None` if there is nobody to serve.
+async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, state: &Connection) -> Option<Bytes> {
+    let mut early = BytesMut::with_capacity(FIRST_READ);
+    let mut timer = pin!(tokio::time::sleep_until(state.next_deadline().into()));
+    std::future::poll_fn(|cx| {
+        state.set_waker(cx.waker());
+        loop {
+            // A part of the other preface, and not yet all of it.
+            let is_open = http2::PREFACE.starts_with(&early) && early.len() < http2::PREFACE.len();
+            if !is_open {
+                return Poll::Ready(Some(()));
+            }
+            if early.is_empty() && (state.is_closing() || timer.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(None);
+            }
+            // What is no request yet is for hyper to refuse.
+            if state.is_closing() || timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(()));
+            }
+            match ready!(pin!(stream.read_buf(&mut early)).poll(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(None),
+                Ok(_) => {}
+            }
+        }
+    })
+    .await?;
+    Some(early.freeze())
+}
+
+async fn serve_http1<S>(stream: Watched<S>, state: Rc<Connection>)
 where
     S: AsyncRead + AsyncWrite + AsFd + Unpin + 'static,
 {
@@ -338,16 +408,12 @@ where
     }
     let service_state = Rc::clone(&state);
     let service = service_fn(move |request| forward::serve(Rc::clone(&service_state), request));
-    let io = TokioIo::new(Watched { stream, state: Rc::clone(&state) });
-    let mut connection = builder.serve_connection(io, service);
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
 
-    let first = state.deadline().unwrap_or_else(|| Instant::now() + NEVER);
-    let mut timer = pin!(tokio::time::sleep_until(first.into()));
+    let mut timer = pin!(tokio::time::sleep_until(state.next_deadline().into()));
     let mut told_to_close = false;
     let verdict = std::future::poll_fn(|cx| {
-        if state.waker.borrow().is_none() {
-            *state.waker.borrow_mut() = Some(cx.waker().clone());
-        }
+        state.set_waker(cx.waker());
         loop {
             if state.killed.get() {
                 return Poll::Ready(Verdict::Close);
@@ -362,7 +428,7 @@ where
             if state.closing.get() && !told_to_close {
                 continue;
             }
-            let deadline = state.deadline().unwrap_or_else(|| Instant::now() + NEVER);
+            let deadline = state.next_deadline();
             if deadline < timer.deadline().into_std() {
                 timer.as_mut().reset(deadline.into());
             }

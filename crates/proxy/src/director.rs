@@ -129,10 +129,12 @@ impl Director {
         for (app, endpoint) in table.apps.iter().flat_map(|app| app.endpoints.iter().map(move |e| (app, e))) {
             let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
             if let Some(live) = self.live.get(&key)
-                && (live.address != endpoint.address || live.version != endpoint.version)
+                && (live.address != endpoint.address
+                    || live.version != endpoint.version
+                    || live.protocol != endpoint.protocol)
             {
                 return Err(format!(
-                    "endpoint `{}` has another address or version under the same incarnation; give it a new one",
+                    "endpoint `{}` has another address, version or protocol under the same incarnation; give it a new one",
                     endpoint.id
                 ));
             }

@@ -27,7 +27,7 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 
 use crate::counts::{Counts, EndpointRow, VersionRow};
-use crate::table::{Endpoint, EndpointState};
+use crate::table::{Endpoint, EndpointState, Protocol};
 
 /// What an endpoint's flag says. `Removed` is not in any table: it is the absence from one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub struct LiveEndpoint {
     pub version: String,
     pub version_value: HeaderValue,
     pub address: SocketAddr,
+    pub protocol: Protocol,
     pub app_row: VersionRow,
     pub version_row: VersionRow,
     pub row: EndpointRow,
@@ -88,6 +89,7 @@ impl LiveEndpoint {
             version: endpoint.version.clone(),
             version_value: HeaderValue::from_str(&endpoint.version).unwrap_or(HeaderValue::from_static("?")),
             address: endpoint.address,
+            protocol: endpoint.protocol,
             app_row: rows.app,
             version_row: rows.version,
             row: rows.endpoint,
@@ -192,6 +194,7 @@ pub mod tests {
             version: "1".into(),
             revision: 1,
             address: address.parse().unwrap(),
+            protocol: Protocol::default(),
             weight: 1,
             state: EndpointState::Routed,
         };

@@ -62,8 +62,8 @@ impl Exchange {
     }
 
     /// The request has failed, and provably without a byte of it being seen.
-    pub fn is_untouched(&self) -> bool {
-        self.upstream.as_ref().is_some_and(Upstream::is_untouched)
+    pub fn is_untouched(&self, error: &hyper::Error) -> bool {
+        self.upstream.as_ref().is_some_and(|upstream| upstream.is_untouched(error))
     }
 
     /// The request came back untouched: it was never here. Gives the claim and the connection up.

@@ -12,23 +12,26 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
+use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::classes::{AppCell, Kind, Lost};
 use crate::connection::Connection;
 use crate::endpoint::Flag;
 use crate::events::{self, Events};
 use crate::exchange::Exchange;
-use crate::headers::{self, Origin};
+use crate::headers;
 use crate::hold::Held;
+use crate::pool::Sender;
+use crate::refusal::Refusal;
 use crate::replay::Again;
 use crate::routes::{Route, Tried};
+use crate::table::Protocol;
 use crate::tunnel::Tunnel;
 use crate::turn::{Expired, Turn};
 use crate::upgrade;
@@ -40,28 +43,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Error)]
 #[error("the client has gone away")]
 pub struct Gone;
-
-/// Marks a request on its way to an endpoint.
-#[derive(Debug, Clone, Copy)]
-struct WantsWebSocket;
-
-/// An answer that the proxy gives by itself, with the class that it counts under.
-struct Refusal {
-    status: StatusCode,
-    class: AppCell,
-    reason: String,
-    close: bool,
-}
-
-impl Refusal {
-    fn rejected(status: StatusCode, reason: &str) -> Self {
-        Self { status, class: AppCell::Rejected, reason: reason.to_owned(), close: true }
-    }
-
-    fn lost(status: StatusCode, why: Lost, reason: String) -> Self {
-        Self { status, class: AppCell::Lost(why), reason, close: false }
-    }
-}
 
 /// What became of one try.
 enum Sent {
@@ -86,97 +67,21 @@ pub async fn serve(
         let reason = format!("{} is no longer served here\n", connection.app);
         let refusal = Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason);
         shared.counts.app_cell(connection.app_row, refusal.class).fetch_add(1, Relaxed);
-        return Ok(made(&client, Refusal { close: true, ..refusal }));
+        return Ok(Refusal { close: true, ..refusal }.answer(&client));
     };
     let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
-    let request = match prepare(&client, &route, request) {
-        Ok(request) => request,
+    let (request, shape) = match ask::prepare(&client, &route, request) {
+        Ok(prepared) => prepared,
         Err(refusal) => {
             count(refusal.class);
-            return Ok(made(&client, refusal));
+            return Ok(refusal.answer(&client));
         }
     };
-    match forward(&client, &route, request, started).await {
+    match forward(&client, &route, request, shape, started).await {
         Sent::Answered(response) => Ok(response),
-        Sent::Failed(refusal) => Ok(made(&client, refusal)),
+        Sent::Failed(refusal) => Ok(refusal.answer(&client)),
         Sent::Back(_) | Sent::Gone => Err(Gone),
     }
-}
-
-/// Checks what hyper does not, and makes the request ours.
-fn prepare(
-    client: &Rc<Turn>,
-    route: &Route,
-    request: Request<Incoming>,
-) -> Result<Request<RequestBody>, Refusal> {
-    let connection = &client.connection;
-    let (mut head, body) = request.into_parts();
-    if head.method == Method::CONNECT {
-        return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n"));
-    }
-    let bad = |reason| Refusal::rejected(StatusCode::BAD_REQUEST, reason);
-    let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let encoding = encodings.next();
-    let chunked = encoding.is_some();
-    if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || encodings.next().is_some()
-    {
-        return Err(bad("the only Transfer-Encoding of a request is chunked, once\n"));
-    }
-    if connection.framing_is_wrong(chunked) {
-        return Err(bad("the head has both Content-Length and Transfer-Encoding, or a line without CR\n"));
-    }
-    if let Some(limit) = route.limits.body_bytes
-        && body.size_hint().lower() > limit
-    {
-        return Err(Refusal::rejected(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than allowed\n"));
-    }
-    set_target(&mut head, connection)?;
-
-    let wants_websocket = upgrade::is_wanted(&head, &body);
-    let trusted = route.trust.covers(connection.peer);
-    let origin = Origin { peer_value: connection.peer_value.as_ref(), trusted };
-    headers::to_endpoint(&mut head.headers, &origin);
-    if chunked {
-        // Also for a GET, for which hyper would send no body without it.
-        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    if wants_websocket {
-        upgrade::ask(&mut head.headers);
-        head.extensions.insert(WantsWebSocket);
-    }
-    let body = RequestBody::new(body, route.limits.body_bytes, Rc::clone(client));
-    Ok(Request::from_parts(head, body))
-}
-
-/// One Host, and the target in origin-form with the bytes as they came.
-fn set_target(head: &mut http::request::Parts, client: &Connection) -> Result<(), Refusal> {
-    let bad = |reason| Refusal::rejected(StatusCode::BAD_REQUEST, reason);
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let has_host = hosts.next().is_some();
-    if hosts.next().is_some() {
-        return Err(bad("the request has more than one Host\n"));
-    }
-    if let Some(authority) = head.uri.authority() {
-        if authority.as_str().contains('@') {
-            return Err(bad("the target holds a user name\n"));
-        }
-        let host =
-            HeaderValue::from_str(authority.as_str()).map_err(|_| bad("the target's host is wrong\n"))?;
-        let Some(path) = head.uri.path_and_query().cloned() else {
-            return Err(bad("the target has no path\n"));
-        };
-        head.headers.insert(HOST, host);
-        head.uri = Uri::from(path);
-    } else if !has_host {
-        if head.version != Version::HTTP_10 {
-            return Err(bad("the request has no Host\n"));
-        }
-        head.headers.insert(HOST, client.default_host.clone());
-    }
-    Ok(())
 }
 
 /// Tries endpoints until one has taken the request.
@@ -184,6 +89,7 @@ async fn forward(
     client: &Rc<Turn>,
     route: &Arc<Route>,
     mut request: Request<RequestBody>,
+    shape: Shape,
     started: Instant,
 ) -> Sent {
     let connection = &client.connection;
@@ -224,11 +130,13 @@ async fn forward(
             counts.app_cell(route.app_row, AppCell::Retried).fetch_add(1, Relaxed);
         }
         let endpoint = Arc::clone(claim.endpoint());
-        let kept = if stale { None } else { worker.pools.take(&endpoint) };
+        // A WebSocket begins with a request of HTTP/1.1, also where others go by HTTP/2.
+        let protocol = if shape.websocket { Protocol::Http1 } else { endpoint.protocol };
+        let kept = if stale { None } else { worker.pools.take(&endpoint, protocol) };
         let was_kept = kept.is_some();
         let upstream = match kept {
             Some(upstream) => upstream,
-            None => match worker.pools.connect(&endpoint, connect_timeout).await {
+            None => match worker.pools.connect(&endpoint, protocol, connect_timeout).await {
                 Ok(upstream) => upstream,
                 Err(_) => {
                     unreachable = true;
@@ -243,8 +151,10 @@ async fn forward(
             continue;
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
-        let again = was_kept.then(|| Again::of(&request));
-        match send(client, &route, exchange, request, again).await {
+        // An endpoint of HTTP/2 may say of any of its streams that it did not look at it.
+        let may_come_back = was_kept || protocol == Protocol::Http2;
+        let again = may_come_back.then(|| Again::of(&request));
+        match send(client, &route, exchange, request, shape, again).await {
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
             Sent::Back(unsent) if was_kept => {
                 request = unsent;
@@ -298,22 +208,28 @@ async fn send(
     client: &Rc<Turn>,
     route: &Route,
     mut exchange: Exchange,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
+    shape: Shape,
     again: Option<Again>,
 ) -> Sent {
     client.sent_to(exchange.claim().endpoint());
-    let wants_websocket = request.extensions().get::<WantsWebSocket>().is_some();
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
-    let mut answer = pin!(upstream.sender.try_send_request(request));
-    // The deadline is the connection's: it polls us again when it is over.
-    let answer = std::future::poll_fn(|cx| match client.expired(cx) {
-        Some(expired) => Poll::Ready(Err(expired)),
-        None => answer.as_mut().poll(cx).map(Ok),
-    })
-    .await;
+    let answer = match &mut upstream.sender {
+        Sender::Http1(sender) => {
+            ask::as_http1(&mut request, shape);
+            in_time(client, sender.try_send_request(request)).await
+        }
+        Sender::Http2(sender) => {
+            if let Err(refusal) = ask::as_http2(&mut request, shape) {
+                exchange.failed(refusal.class);
+                return Sent::Failed(refusal);
+            }
+            in_time(client, sender.try_send_request(request)).await
+        }
+    };
     match answer {
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            if wants_websocket && upgrade::is_agreed(response.headers()) {
+            if shape.websocket && upgrade::is_agreed(response.headers()) {
                 opened(client, route, exchange, response).await
             } else {
                 // Nobody asked to switch: bytes after this would be anything.
@@ -327,7 +243,7 @@ async fn send(
             Sent::Answered(passed(client, route, exchange, response))
         }
         Ok(Err(mut error)) => {
-            let untouched = client.body_fault().is_none() && exchange.is_untouched();
+            let untouched = client.body_fault().is_none() && exchange.is_untouched(error.error());
             let unsent = error.take_message().or_else(|| again.filter(|_| untouched)?.request());
             match unsent {
                 Some(request) => {
@@ -350,6 +266,16 @@ async fn send(
             Sent::Failed(Refusal::rejected(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"))
         }
     }
+}
+
+/// The answer, or what there is no more time for: the deadline is the client's, which wakes us when it is over.
+async fn in_time<F: Future>(client: &Turn, answer: F) -> Result<F::Output, Expired> {
+    let mut answer = pin!(answer);
+    std::future::poll_fn(|cx| match client.expired(cx) {
+        Some(expired) => Poll::Ready(Err(expired)),
+        None => answer.as_mut().poll(cx).map(Ok),
+    })
+    .await
 }
 
 /// The connection to the endpoint failed after it may have seen the request.
@@ -436,22 +362,4 @@ fn passed(
     let endpoint = exchange.claim().endpoint();
     let events = is_stream.then(|| Events::new(Arc::clone(endpoint), Rc::clone(&client.connection)));
     Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), events))
-}
-
-/// Words of our own.
-fn made(client: &Turn, refusal: Refusal) -> Response<ResponseBody> {
-    client.answer_made();
-    let length = refusal.reason.len();
-    let mut response = Response::new(ResponseBody::Made(Full::new(Bytes::from(refusal.reason))));
-    *response.status_mut() = refusal.status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    if refusal.close || client.is_last() {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }

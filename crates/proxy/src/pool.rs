@@ -1,18 +1,21 @@
 //! Connections to endpoints: one pool per endpoint and worker thread, so that no lock is needed.
 //!
-//! A connection goes back only when it is provably clean: response read to its end, request sent to its end, endpoint
+//! A connection of HTTP/2 serves many requests at once and stays until its endpoint leaves or closes it. One of HTTP/1.1 serves one at
+//! a time. It goes back only when it is provably clean: response read to its end, request sent to its end, endpoint
 //! still routed. In every other case it is closed. A waiting connection that has grown old or that the other side has
 //! closed is never used: the app may close it at the very moment at which a request is sent.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -22,10 +25,16 @@ use crate::body::RequestBody;
 use crate::counts::EndpointRow;
 use crate::endpoint::{Flag, LiveEndpoint};
 use crate::stream::EndpointStream;
+use crate::table::Protocol;
 
 /// Common servers close idle connections after 2 s (gunicorn) or more: we are well before them.
 const OLDEST_IDLE: Duration = Duration::from_millis(1_500);
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// What an endpoint may send before its client has taken it: of one stream, and of all.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Of an answer of HTTP/2.
+const MOST_HEADER_BYTES: u32 = 256 * 1024;
 /// Waiting connections per endpoint and thread.
 const MOST_IDLE: usize = 256;
 
@@ -38,42 +47,121 @@ pub struct Pools {
 struct Pool {
     endpoint: Arc<LiveEndpoint>,
     idle: Vec<(Upstream, Instant)>,
+    shared: Vec<Shared>,
     /// All connections to the endpoint, to close them when its deadline is over.
     drivers: HashMap<u64, AbortHandle>,
     next: u64,
 }
 
-/// A connection to an endpoint that one request has for itself. Dropping it closes the connection.
+/// A connection of HTTP/2, and how many requests are on it.
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Rc<Cell<usize>>,
+    /// The endpoint takes so many at once.
+    most: Rc<Cell<usize>>,
+}
+
+impl Shared {
+    /// One more request, if the endpoint takes one more.
+    fn stream(&self) -> Option<Upstream> {
+        let streams = self.streams.get();
+        let may = !self.sender.is_closed() && streams < self.most.get();
+        may.then(|| {
+            self.streams.set(streams + 1);
+            Upstream { sender: Sender::Http2(self.sender.clone()), of: Of::Stream(Rc::clone(&self.streams)) }
+        })
+    }
+}
+
+/// A way to an endpoint for one request.
 pub struct Upstream {
-    pub sender: SendRequest<RequestBody>,
-    stream: EndpointStream,
-    driver: AbortHandle,
-    /// What hyper had read beyond its last answer, once it is done with the connection.
-    rest: oneshot::Receiver<Bytes>,
+    pub sender: Sender,
+    of: Of,
+}
+
+/// Takes the request.
+pub enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+enum Of {
+    /// One that the request has for itself. Dropping it closes the connection.
+    Connection {
+        stream: EndpointStream,
+        driver: AbortHandle,
+        /// What hyper had read beyond its last answer, once it is done with the connection.
+        rest: oneshot::Receiver<Bytes>,
+    },
+    /// One of many on a connection.
+    Stream(Rc<Cell<usize>>),
 }
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.driver.abort();
+        match &self.of {
+            Of::Connection { driver, .. } => driver.abort(),
+            Of::Stream(streams) => streams.set(streams.get() - 1),
+        }
     }
 }
 
 impl Upstream {
-    /// Nothing is owed on it in either direction. `is_ready` is true only once hyper has read the whole response and
-    /// written the whole request, and waits for another.
+    /// Nothing is owed on it in either direction, and it is for one request at a time. `is_ready` is true only once hyper has
+    /// read the whole response and written the whole request, and waits for another.
     fn is_clean(&self) -> bool {
-        !self.sender.is_closed() && self.sender.is_ready()
+        match &self.sender {
+            Sender::Http1(sender) => !sender.is_closed() && sender.is_ready(),
+            Sender::Http2(_) => false,
+        }
+    }
+
+    /// It has waited, and can be used for another request.
+    fn again(&self) -> bool {
+        let Of::Connection { stream, .. } = &self.of else { return false };
+        let is_good = self.is_clean() && stream.is_alive();
+        if is_good {
+            stream.next_request();
+        }
+        is_good
     }
 
     /// The stream without HTTP on it, and what has come on it already. None: it broke.
     pub async fn leave_http(&mut self) -> Option<(EndpointStream, Bytes)> {
-        let rest = (&mut self.rest).await.ok()?;
-        Some((self.stream.clone(), rest))
+        let Of::Connection { stream, rest, .. } = &mut self.of else { return None };
+        let rest = rest.await.ok()?;
+        Some((stream.clone(), rest))
     }
 
-    /// See [`EndpointStream::is_untouched`].
-    pub fn is_untouched(&self) -> bool {
-        self.stream.is_untouched()
+    /// The request has failed with this, and the endpoint cannot have looked at it: see [`EndpointStream::is_untouched`], and for
+    /// a stream RFC 9113 §8.7.
+    pub fn is_untouched(&self, error: &hyper::Error) -> bool {
+        match &self.of {
+            Of::Connection { stream, .. } => stream.is_untouched(),
+            Of::Stream(_) => is_refused_stream(error),
+        }
+    }
+}
+
+/// The endpoint says that it did not look at it: it refused the stream, or it said before that it takes no more.
+fn is_refused_stream(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM));
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Runs what hyper wants to run beside a connection.
+#[derive(Clone)]
+struct Beside;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Beside {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
     }
 }
 
@@ -84,18 +172,21 @@ impl Pools {
         Self { by_row: RefCell::new(by_row), sweeping: RefCell::default() }
     }
 
-    /// A waiting connection that can be used, newest first.
-    pub fn take(&self, endpoint: &Arc<LiveEndpoint>) -> Option<Upstream> {
+    /// A way that is there already: of connections that wait the newest, of those that are shared one with room.
+    pub fn take(&self, endpoint: &Arc<LiveEndpoint>, protocol: Protocol) -> Option<Upstream> {
         let mut pools = self.by_row.borrow_mut();
         let pool =
             pools[endpoint.row.index()].as_mut().filter(|pool| Arc::ptr_eq(&pool.endpoint, endpoint))?;
+        if protocol == Protocol::Http2 {
+            pool.shared.retain(|shared| !shared.sender.is_closed());
+            return pool.shared.iter().find_map(Shared::stream);
+        }
         while let Some((upstream, since)) = pool.idle.pop() {
             if since.elapsed() >= OLDEST_IDLE {
                 pool.idle.clear(); // the others are older still
                 return None;
             }
-            if upstream.is_clean() && upstream.stream.is_alive() {
-                upstream.stream.next_request();
+            if upstream.again() {
                 return Some(upstream);
             }
         }
@@ -122,6 +213,7 @@ impl Pools {
     pub async fn connect(
         self: &Rc<Self>,
         endpoint: &Arc<LiveEndpoint>,
+        protocol: Protocol,
         timeout: Duration,
     ) -> io::Result<Upstream> {
         let stream = tokio::time::timeout(timeout, TcpStream::connect(endpoint.address)).await??;
@@ -130,10 +222,64 @@ impl Pools {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
+        match protocol {
+            Protocol::Http1 => self.speak_http1(endpoint, stream).await,
+            Protocol::Http2 => self.speak_http2(endpoint, stream).await,
+        }
+    }
+
+    async fn speak_http1(
+        self: &Rc<Self>,
+        endpoint: &Arc<LiveEndpoint>,
+        stream: TcpStream,
+    ) -> io::Result<Upstream> {
         let stream = EndpointStream::new(stream);
         let (sender, mut connection) =
             http1::Builder::new().handshake(TokioIo::new(stream.clone())).await.map_err(io::Error::other)?;
+        let (said, rest) = oneshot::channel();
+        let driver = self.drive(endpoint, async move {
+            // Its errors reach the request that is on it.
+            if (&mut connection).await.is_ok() {
+                let _ = said.send(connection.into_parts().read_buf);
+            }
+        });
+        Ok(Upstream { sender: Sender::Http1(sender), of: Of::Connection { stream, driver, rest } })
+    }
 
+    async fn speak_http2(
+        self: &Rc<Self>,
+        endpoint: &Arc<LiveEndpoint>,
+        stream: TcpStream,
+    ) -> io::Result<Upstream> {
+        let handshake = http2::Builder::new(Beside)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MOST_HEADER_BYTES)
+            .handshake(TokioIo::new(stream));
+        let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
+        let most = Rc::new(Cell::new(connection.current_max_send_streams()));
+        let shared = Shared { sender, streams: Rc::default(), most: Rc::clone(&most) };
+        self.drive(
+            endpoint,
+            std::future::poll_fn(move |cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                most.set(connection.current_max_send_streams());
+                polled.map(drop)
+            }),
+        );
+        let upstream = shared.stream().ok_or(io::ErrorKind::ConnectionReset)?;
+        if let Some(pool) = self.by_row.borrow_mut()[endpoint.row.index()].as_mut() {
+            pool.shared.push(shared);
+        }
+        Ok(upstream)
+    }
+
+    /// Runs a connection, and knows of it until it ends.
+    fn drive(
+        self: &Rc<Self>,
+        endpoint: &Arc<LiveEndpoint>,
+        connection: impl Future<Output = ()> + 'static,
+    ) -> AbortHandle {
         let mut pools = self.by_row.borrow_mut();
         let pool = match &mut pools[endpoint.row.index()] {
             Some(pool) if Arc::ptr_eq(&pool.endpoint, endpoint) => pool,
@@ -142,16 +288,12 @@ impl Pools {
         let number = pool.next;
         pool.next += 1;
         let forget = Forget { pools: Rc::clone(self), endpoint: Arc::clone(endpoint), number };
-        let (said, rest) = oneshot::channel();
         let driver = tokio::task::spawn_local(async move {
             let _forget = forget;
-            // Its errors reach the request that is on it.
-            if (&mut connection).await.is_ok() {
-                let _ = said.send(connection.into_parts().read_buf);
-            }
+            connection.await;
         });
         pool.drivers.insert(number, driver.abort_handle());
-        Ok(Upstream { sender, stream, driver: driver.abort_handle(), rest })
+        driver.abort_handle()
     }
 
     /// After a new table: nothing waits for an endpoint that is not routed, and nothing runs on one that is cut.
@@ -160,9 +302,9 @@ impl Pools {
             let Some(pool) = slot else { continue };
             match pool.endpoint.flag() {
                 Flag::Routed => {}
-                Flag::Unready | Flag::Draining | Flag::Removed => pool.idle.clear(),
+                Flag::Unready | Flag::Draining | Flag::Removed => pool.close_waiting(),
                 Flag::Cut => {
-                    pool.idle.clear();
+                    pool.close_waiting();
                     pool.drivers.values().for_each(AbortHandle::abort);
                 }
             }
@@ -204,7 +346,13 @@ impl Pools {
 
 impl Pool {
     fn new(endpoint: Arc<LiveEndpoint>) -> Self {
-        Self { endpoint, idle: Vec::new(), drivers: HashMap::new(), next: 0 }
+        Self { endpoint, idle: Vec::new(), shared: Vec::new(), drivers: HashMap::new(), next: 0 }
+    }
+
+    /// No new request goes on any of these. What is on a shared one is finished.
+    fn close_waiting(&mut self) {
+        self.idle.clear();
+        self.shared.clear();
     }
 }
 

@@ -86,9 +86,22 @@ pub struct Endpoint {
     pub version: String,
     pub revision: u32,
     pub address: SocketAddr,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// Share of the requests, relative to the other endpoints of the app. 0 gets none.
     pub weight: u32,
     pub state: EndpointState,
+}
+
+/// What is spoken with an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, from the first byte.
+    Http2,
 }
 
 /// What may happen with an endpoint.

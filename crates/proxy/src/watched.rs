@@ -5,13 +5,22 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection::Connection;
 
 pub struct Watched<S> {
     pub stream: S,
-    pub state: Rc<Connection>,
+    /// What was read of it before, and is read first.
+    early: Bytes,
+    state: Rc<Connection>,
+}
+
+impl<S> Watched<S> {
+    pub fn new(stream: S, early: Bytes, state: Rc<Connection>) -> Self {
+        Self { stream, early, state }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -20,6 +29,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let length = self.early.len().min(buf.remaining());
+            let early = self.early.split_to(length);
+            self.state.bytes_came(&early);
+            buf.put_slice(&early);
+            if self.early.is_empty() {
+                self.early = Bytes::new(); // gives the room back
+            }
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if result.is_ready() {

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use trundle_proxy::{
-    App, AppStats, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, ProxyConfig, Reply, Request,
+    App, AppStats, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
     SOCKET_NAME, Stats, Table,
 };
 
@@ -210,6 +210,7 @@ pub fn endpoint(id: &str, address: SocketAddr, state: EndpointState) -> Endpoint
         version: "1".into(),
         revision: 1,
         address,
+        protocol: Protocol::Http1,
         weight: 1,
         state,
     }

@@ -188,6 +188,7 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
             version: route.version.to_string(),
             revision: route.instance.revision.0,
             address: route.address.parse().ok()?,
+            protocol: proxy::Protocol::Http1,
             weight: 1,
             state: match route.state {
                 RouteState::Routed => proxy::EndpointState::Routed,

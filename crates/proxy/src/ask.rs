@@ -1,0 +1,185 @@
+//! A request on its way from a client to an endpoint: what hyper does not check, and the form that it has in the protocol of the
+//! endpoint. What is not clear is refused, never guessed.
+
+use std::rc::Rc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
+
+use crate::body::RequestBody;
+use crate::connection::Connection;
+use crate::headers::{self, Origin};
+use crate::refusal::Refusal;
+use crate::routes::Route;
+use crate::turn::Turn;
+use crate::upgrade;
+
+/// What the two forms of a request have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// The client wants to open a WebSocket.
+    pub websocket: bool,
+    /// The client takes trailers.
+    takes_trailers: bool,
+    /// There is a body, and nobody knows how long.
+    unsized_body: bool,
+}
+
+/// Checks the request of a client and makes it ours, in the form of HTTP/1.1.
+pub fn prepare(
+    client: &Rc<Turn>,
+    route: &Route,
+    request: Request<Incoming>,
+) -> Result<(Request<RequestBody>, Shape), Refusal> {
+    let connection = &client.connection;
+    let (mut head, body) = request.into_parts();
+    if head.method == Method::CONNECT {
+        return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n"));
+    }
+    let has_encoding = check_encoding(&head.headers)?;
+    if connection.framing_is_wrong(has_encoding) {
+        return Err(Refusal::bad(
+            "the head has both Content-Length and Transfer-Encoding, or a line without CR\n",
+        ));
+    }
+    if head.headers.len() > route.limits.headers {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Refusal::rejected(status, "the head has more fields than allowed\n"));
+    }
+    if let Some(limit) = route.limits.body_bytes
+        && body.size_hint().lower() > limit
+    {
+        return Err(Refusal::rejected(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than allowed\n"));
+    }
+    set_target(&mut head, connection)?;
+    if connection.has_streams() {
+        join_cookies(&mut head.headers);
+    }
+    let shape = Shape {
+        websocket: upgrade::is_wanted(&head, &body),
+        takes_trailers: head
+            .headers
+            .get(TE)
+            .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")),
+        unsized_body: !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH),
+    };
+    let trusted = route.trust.covers(connection.peer);
+    let origin = Origin { peer_value: connection.peer_value.as_ref(), trusted };
+    headers::to_endpoint(&mut head.headers, &origin);
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    set_framing(&mut head.headers, shape);
+    let body = RequestBody::new(body, route.limits.body_bytes, Rc::clone(client));
+    Ok((Request::from_parts(head, body), shape))
+}
+
+/// Whether there is one. The only one that a request may have is chunked, once.
+fn check_encoding(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let encoding = encodings.next();
+    if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || encodings.next().is_some()
+    {
+        return Err(Refusal::bad("the only Transfer-Encoding of a request is chunked, once\n"));
+    }
+    Ok(encoding.is_some())
+}
+
+/// One Host, and the target in origin-form with the bytes as they came.
+fn set_target(head: &mut http::request::Parts, client: &Connection) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::bad("the request has more than one Host\n"));
+    }
+    if let Some(authority) = head.uri.authority() {
+        if authority.as_str().contains('@') {
+            return Err(Refusal::bad("the target holds a user name\n"));
+        }
+        // Of HTTP/2 both stand for the same (RFC 9113 §8.3.1); of HTTP/1.1 the target prevails (RFC 9112 §3.2.2).
+        let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        if client.has_streams() && host.is_some_and(|host| !same(host)) {
+            return Err(Refusal::bad("the request has an authority and another Host\n"));
+        }
+        let host = HeaderValue::from_str(authority.as_str());
+        let host = host.map_err(|_| Refusal::bad("the target's host is wrong\n"))?;
+        let Some(path) = head.uri.path_and_query().cloned() else {
+            return Err(Refusal::bad("the target has no path\n"));
+        };
+        head.headers.insert(HOST, host);
+        head.uri = Uri::from(path);
+    } else if host.is_none() {
+        if head.version != Version::HTTP_10 {
+            return Err(Refusal::bad("the request has no Host\n"));
+        }
+        head.headers.insert(HOST, client.default_host.clone());
+    }
+    Ok(())
+}
+
+/// HTTP/2 may send them one by one; HTTP/1.1 knows one line (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// What belongs to a connection of HTTP/1.1.
+fn set_framing(headers: &mut HeaderMap, shape: Shape) {
+    if shape.unsized_body {
+        // Also for a GET, for which hyper would send no body without it.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if shape.websocket {
+        upgrade::ask(headers);
+    }
+}
+
+/// The form for an endpoint of HTTP/1.1.
+pub fn as_http1(request: &mut Request<RequestBody>, shape: Shape) {
+    if request.version() == Version::HTTP_11 {
+        return;
+    }
+    let uri = request.uri();
+    let host = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+    let path = uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
+    *request.uri_mut() = path;
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    headers.remove(TE);
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+    set_framing(headers, shape);
+}
+
+/// The form for an endpoint of HTTP/2.
+///
+/// # Errors
+/// When its Host cannot be an authority.
+pub fn as_http2(request: &mut Request<RequestBody>, shape: Shape) -> Result<(), Refusal> {
+    if request.version() == Version::HTTP_2 {
+        return Ok(());
+    }
+    let wrong = || Refusal::bad("the Host is wrong\n");
+    let host = request.headers_mut().remove(HOST).ok_or_else(wrong)?;
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| wrong())?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| wrong())?;
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    for name in [TRANSFER_ENCODING, CONNECTION, UPGRADE] {
+        headers.remove(name);
+    }
+    if shape.takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(())
+}

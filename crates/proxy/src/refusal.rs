@@ -1,0 +1,52 @@
+//! What the proxy says by itself, in place of an endpoint, with the class that it counts under.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+
+use crate::body::ResponseBody;
+use crate::classes::{AppCell, Lost};
+use crate::turn::Turn;
+
+pub struct Refusal {
+    pub status: StatusCode,
+    pub class: AppCell,
+    pub reason: String,
+    /// The connection ends with it.
+    pub close: bool,
+}
+
+impl Refusal {
+    pub fn rejected(status: StatusCode, reason: &str) -> Self {
+        Self { status, class: AppCell::Rejected, reason: reason.to_owned(), close: true }
+    }
+
+    pub fn bad(reason: &str) -> Self {
+        Self::rejected(StatusCode::BAD_REQUEST, reason)
+    }
+
+    pub fn lost(status: StatusCode, why: Lost, reason: String) -> Self {
+        Self { status, class: AppCell::Lost(why), reason, close: false }
+    }
+
+    /// As the answer to a request.
+    pub fn answer(self, client: &Turn) -> Response<ResponseBody> {
+        client.answer_made();
+        let length = self.reason.len();
+        let mut response = Response::new(ResponseBody::Made(Full::new(Bytes::from(self.reason))));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        // A stream ends alone.
+        let ends = (self.close && !client.connection.has_streams()) || client.is_last();
+        if ends {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
