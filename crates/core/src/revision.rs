@@ -57,6 +57,7 @@ impl Template {
             bytes: BTreeMap::new(),
             stop_signal: StopSignal::Term,
             port: Port::Auto,
+            protocol: Protocol::Http1,
         };
         let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true };
         Self { version, run, health, restarts: 0 }
@@ -82,6 +83,18 @@ pub struct Run {
     pub bytes: BTreeMap<String, Digest>,
     pub stop_signal: StopSignal,
     pub port: Port,
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// What an instance speaks with the proxy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, from the first byte.
+    H2c,
 }
 
 /// A copy of a file or folder, kept in the state directory under its digest.
@@ -187,6 +200,8 @@ pub struct Check {
 pub enum Probe {
     Http(HttpProbe),
     Tcp,
+    /// The health service of gRPC, asked for this service; the empty name is the server as a whole.
+    Grpc(String),
     /// Exit 0 is a success. No shell; `{port}` and the like are filled in.
     Exec(Vec<String>),
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use trundle_core::ids::{EnvKey, VersionLabel};
 use trundle_core::revision::{
-    Artifact, Health, Port, Probe, Run, Sealed, SealedOrigin, StopSignal, Template,
+    Artifact, Health, Port, Probe, Protocol, Run, Sealed, SealedOrigin, StopSignal, Template,
 };
 
 use crate::artifact::{self, ArtifactError};
@@ -34,6 +34,7 @@ pub struct Draft {
     pub secrets: BTreeMap<EnvKey, Secret>,
     pub artifact: Option<DraftArtifact>,
     pub stop_signal: StopSignal,
+    pub protocol: Protocol,
     pub port: Port,
     pub health: Health,
 }
@@ -113,6 +114,7 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
         artifact,
         bytes,
         stop_signal: draft.stop_signal,
+        protocol: draft.protocol,
         port: draft.port,
     };
     Ok(Template { version: draft.version, run, health: draft.health, restarts: 0 })
@@ -193,7 +195,7 @@ fn check_health(health: &Health) -> Result<(), PrepareError> {
     ];
     for (key, check) in checks.into_iter().filter_map(|(key, check)| Some((key, check?))) {
         match &check.probe {
-            Probe::Tcp => {}
+            Probe::Tcp | Probe::Grpc(_) => {}
             Probe::Exec(command) if command.first().is_none_or(String::is_empty) => {
                 return Err(PrepareError::Probe {
                     key,

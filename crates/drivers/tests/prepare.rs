@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use trundle_core::revision::{Check, Health, HttpProbe, Port, Probe, StopSignal};
+use trundle_core::revision::{Check, Health, HttpProbe, Port, Probe, Protocol, StopSignal};
 use trundle_drivers::{Draft, DraftArtifact, Secret, prepare};
 
 fn draft(cwd: &Path) -> Draft {
@@ -20,6 +20,7 @@ fn draft(cwd: &Path) -> Draft {
         secrets: [("S".parse().unwrap(), Secret::new("canary".into()))].into(),
         artifact: None,
         stop_signal: StopSignal::Term,
+        protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },
     }

@@ -155,6 +155,7 @@ pub fn route(
         incarnation: instance.incarnation()?.clone(),
         version: state.label_of(key.revision),
         address: instance.address()?.clone(),
+        protocol: state.revision(key.revision).map(|r| r.template.run.protocol).unwrap_or_default(),
         state: wanted?,
     })
 }

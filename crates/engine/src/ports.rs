@@ -5,6 +5,7 @@ use std::sync::Arc;
 use trundle_core::Millis;
 use trundle_core::event::{DrainProof, Evidence, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::revision::Protocol;
 use trundle_core::revision::Revision;
 use trundle_core::settings::Listen;
 
@@ -73,6 +74,7 @@ pub struct Route {
     pub incarnation: Arc<str>,
     pub version: Arc<str>,
     pub address: Arc<str>,
+    pub protocol: Protocol,
     pub state: RouteState,
 }
 

@@ -25,6 +25,8 @@ pub enum BodyFault {
     TooLarge,
     #[error("the endpoint's body broke off")]
     EndpointGone,
+    #[error("it is sent again to somebody else")]
+    GivenUp,
 }
 
 /// A client's body on its way to an endpoint.
@@ -33,19 +35,26 @@ pub struct RequestBody {
     limit: u64,
     /// Bytes that may still come.
     left: u64,
+    reader: u32,
     client: Rc<Turn>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, limit: Option<u64>, client: Rc<Turn>) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
-        Self { source: Replay::new(inner), limit, left: limit, client }
+        Self { source: Replay::new(inner), limit, left: limit, reader: 0, client }
     }
 
     /// The same body, for another try.
     pub fn again(&self) -> Self {
         let (source, client) = (Rc::clone(&self.source), Rc::clone(&self.client));
-        Self { source, limit: self.limit, left: self.limit, client }
+        Self { source, limit: self.limit, left: self.limit, reader: self.reader, client }
+    }
+
+    /// What was sent before is given up, also where somebody still has it.
+    pub fn by_the_next_reader(mut self) -> Self {
+        self.reader += 1;
+        self
     }
 
     pub fn source(&self) -> &RefCell<Replay> {
@@ -61,6 +70,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if !self.source.borrow().is_read_by(self.reader) {
+            return Poll::Ready(Some(Err(BodyFault::GivenUp)));
+        }
         let Poll::Ready(frame) = self.source.borrow_mut().poll_frame(cx) else {
             self.client.body_waits();
             return Poll::Pending;

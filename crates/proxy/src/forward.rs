@@ -292,7 +292,7 @@ fn broken(client: &Turn, exchange: Exchange, error: &hyper::Error) -> Sent {
             exchange.abandoned();
             return Sent::Gone;
         }
-        Some(BodyFault::EndpointGone) | None => {}
+        Some(BodyFault::EndpointGone | BodyFault::GivenUp) | None => {}
     }
     if error.is_parse() {
         return bad_response(client, exchange);

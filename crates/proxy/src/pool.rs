@@ -5,7 +5,7 @@
 //! still routed. In every other case it is closed. A waiting connection that has grown old or that the other side has
 //! closed is never used: the app may close it at the very moment at which a request is sent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -155,13 +155,23 @@ fn is_refused_stream(error: &hyper::Error) -> bool {
     false
 }
 
-/// Runs what hyper wants to run beside a connection.
-#[derive(Clone)]
-struct Beside;
+/// Runs what hyper wants to run beside a connection of HTTP/2: first the connection itself, then what carries bodies.
+#[derive(Clone, Default)]
+struct Beside(Rc<OnceCell<Ending>>);
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Beside {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        let task = tokio::task::spawn_local(task);
+        self.0.get_or_init(|| Ending(task.abort_handle()));
+    }
+}
+
+/// Ends a task with itself.
+struct Ending(AbortHandle);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -251,7 +261,8 @@ impl Pools {
         endpoint: &Arc<LiveEndpoint>,
         stream: TcpStream,
     ) -> io::Result<Upstream> {
-        let handshake = http2::Builder::new(Beside)
+        let beside = Beside::default();
+        let handshake = http2::Builder::new(beside.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MOST_HEADER_BYTES)
@@ -262,6 +273,8 @@ impl Pools {
         self.drive(
             endpoint,
             std::future::poll_fn(move |cx| {
+                // With this it ends, whatever is still on it.
+                let _ = &beside;
                 let polled = Pin::new(&mut connection).poll(cx);
                 most.set(connection.current_max_send_streams());
                 polled.map(drop)

@@ -22,11 +22,17 @@ pub struct Replay {
     kept: Option<Vec<Bytes>>,
     /// The next of these to be read. As many as there are when nothing is replayed.
     next: usize,
+    /// Who may read: rises with each try, so that one that was given up takes nothing from the next.
+    reader: u32,
 }
 
 impl Replay {
     pub fn new(inner: Incoming) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { inner, kept: None, next: 0 }))
+        Rc::new(RefCell::new(Self { inner, kept: None, next: 0, reader: 0 }))
+    }
+
+    pub fn is_read_by(&self, reader: u32) -> bool {
+        self.reader == reader
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
@@ -90,7 +96,8 @@ impl Again {
         head.version = request.version();
         head.headers = request.headers().clone();
         let body = request.body().again();
-        body.source().borrow_mut().kept = Some(Vec::new());
+        // What another try has read before is kept already.
+        body.source().borrow_mut().kept.get_or_insert_default();
         Self { head, body }
     }
 
@@ -100,8 +107,9 @@ impl Again {
             let mut source = self.body.source().borrow_mut();
             source.kept.as_ref()?;
             source.next = 0;
+            source.reader += 1;
         }
-        Some(Request::from_parts(self.head, self.body))
+        Some(Request::from_parts(self.head, self.body.by_the_next_reader()))
     }
 
     /// Nothing of it is kept any longer.

@@ -173,7 +173,7 @@ impl Turn {
         match self.body_fault.get() {
             Some(BodyFault::TooLarge) => exchange.failed(AppCell::Rejected),
             Some(BodyFault::ClientGone) => exchange.abandoned(),
-            Some(BodyFault::EndpointGone) | None => drop(exchange.broken()),
+            Some(BodyFault::EndpointGone | BodyFault::GivenUp) | None => drop(exchange.broken()),
         }
     }
 

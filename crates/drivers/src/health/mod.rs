@@ -4,6 +4,7 @@
 //! be the instance's own (or could not be looked at, which the evidence then says).
 
 mod exec;
+mod grpc;
 mod http;
 mod identity;
 mod pace;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use trundle_core::event::ProbeEvidence;
 use trundle_core::revision::{Check, Probe};
 
-use super::{Target, exec, http};
+use super::{Target, exec, grpc, http};
 use crate::logs::printable;
 
 /// Of an answer, as much is kept for people.
@@ -30,6 +30,16 @@ pub(super) async fn once(target: &Arc<Target>, check: &Check) -> (bool, ProbeEvi
             let error = match timeout(limit, TcpStream::connect(target.address)).await {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(io_text(&error)),
+                Err(_) => timed_out(limit).error,
+            };
+            (error.is_none(), ProbeEvidence { request, error, ..ProbeEvidence::default() })
+        }
+        Probe::Grpc(service) => {
+            let request = format!("gRPC health check {}", printable(service)).trim_end().to_owned();
+            let answer = timeout(limit, grpc::check(target.address, service)).await;
+            let error = match answer {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(printable(&error)),
                 Err(_) => timed_out(limit).error,
             };
             (error.is_none(), ProbeEvidence { request, error, ..ProbeEvidence::default() })

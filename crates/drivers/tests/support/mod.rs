@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use trundle_core::event::{Evidence, Exit, Fact, RefusalCode};
 use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
-use trundle_core::revision::{Check, Health, HttpProbe, Port, Probe, Revision, StopSignal};
+use trundle_core::revision::{Check, Health, HttpProbe, Port, Probe, Protocol, Revision, StopSignal};
 use trundle_drivers::{Draft, ProcessConfig, ProcessDriver, prepare, still_running};
 use trundle_engine::ports::{Driver as _, Ensure, Fence, Kept, Report};
 
@@ -62,6 +62,7 @@ pub fn sample(cwd: &Path, env: &[(&str, &str)]) -> Draft {
         secrets: BTreeMap::new(),
         artifact: None,
         stop_signal: StopSignal::Term,
+        protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: http("/ready"), live: None, ready_assumed: false },
     }

@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use trundle_proxy::{
-    App, AppStats, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
-    SOCKET_NAME, Stats, Table,
+    App, AppStats, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Reply,
+    Request, SOCKET_NAME, Stats, Table,
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(20);

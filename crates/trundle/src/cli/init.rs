@@ -92,6 +92,7 @@ cwd = "."                         # seen from this file, as every path here
 # artifact = "dist"               # a file or folder that is copied and run from there, so that old versions stay runnable
 stop_signal = "SIGTERM"           # asks an instance to end, once its last request is done
 port = "auto"                     # a free one for each instance; a number means one replica, stopped first
+protocol = "http1"                # or "h2c": HTTP/2 without TLS, as gRPC servers speak it
 
 [listen]                          # leave the table out for a worker that takes no requests
 http = "127.0.0.1:8080"           # where clients come in
@@ -114,7 +115,7 @@ drain_spread = "2s"               # WebSockets and event streams that have to mo
 # When may an instance get requests? Without this table: as soon as its port takes a connection.
 # [health.startup] and [health.live] are written alike: until the first success, and all the time after it.
 # [health.ready]
-# http = "/ready"                 # or tcp = true, or exec = ["./check", "{port}"] (exit 0 is good)
+# http = "/ready"                 # or tcp = true, grpc = "" (or a service), or exec = ["./check", "{port}"] (exit 0 is good)
 # status = 200                    # the one that is expected; default: any of 200 to 299
 # body = "ok"                     # a text that the answer must contain
 # headers = { Host = "example.com" }

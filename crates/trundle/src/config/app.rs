@@ -63,6 +63,7 @@ fn draft(
         secrets: environment.secrets,
         artifact: run.artifact,
         stop_signal: run.stop_signal,
+        protocol: run.protocol,
         port,
         health,
     }

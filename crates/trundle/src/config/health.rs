@@ -15,8 +15,9 @@ use super::value::{self, Wrong};
 const INTERVAL_MIN_MS: Millis = Check::SHORTEST_INTERVAL_MS;
 /// More in a row are never meant.
 const IN_A_ROW_MAX: u32 = 1_000;
+const GRPC_NAME_BYTES_MAX: usize = 200;
 const TEXT_BYTES_MAX: usize = 4_096;
-const KINDS: &str = "choose one of: http = \"/ready\", tcp = true, exec = [\"./check\"]";
+const KINDS: &str = "choose one of: http = \"/ready\", tcp = true, grpc = \"\", exec = [\"./check\"]";
 /// Only an http check has these.
 const OF_HTTP: [&str; 3] = ["status", "body", "headers"];
 
@@ -72,18 +73,21 @@ fn read_check(section: &Section<'_>) -> Option<Check> {
 }
 
 fn read_probe(section: &Section<'_>) -> Option<Probe> {
-    let written: Vec<_> = ["http", "tcp", "exec"].into_iter().filter(|kind| section.has(kind)).collect();
+    let written: Vec<_> =
+        ["http", "tcp", "grpc", "exec"].into_iter().filter(|kind| section.has(kind)).collect();
     match written[..] {
         [] => section.refuse("", format!("[{}] does not say what to check", section.path()), KINDS),
         [_] => {}
         [first, second, ..] => {
-            let message =
-                format!("a check is one of http, tcp and exec, but {first} and {second} are both written");
+            let message = format!(
+                "a check is one of http, tcp, grpc and exec, but {first} and {second} are both written"
+            );
             section.refuse(second, message, "keep one of them");
         }
     }
     let http = section.has("http").then(|| read_http(section));
     let tcp = section.has("tcp").then(|| read_tcp(section));
+    let grpc = section.has("grpc").then(|| section.get("grpc", grpc_service).map(Probe::Grpc));
     let exec = section.has("exec").then(|| read_exec(section));
     if http.is_none() && !written.is_empty() {
         for key in OF_HTTP.into_iter().filter(|key| section.has(key)) {
@@ -94,7 +98,21 @@ fn read_probe(section: &Section<'_>) -> Option<Probe> {
             );
         }
     }
-    http.flatten().map(Probe::Http).or(tcp.flatten()).or(exec.flatten().map(Probe::Exec))
+    http.flatten().map(Probe::Http).or(tcp.flatten()).or(grpc.flatten()).or(exec.flatten().map(Probe::Exec))
+}
+
+/// A name such as `shop.v1.Orders`; the empty one is the server as a whole.
+fn grpc_service(node: &Node) -> Result<String, Wrong> {
+    let name = value::text(node)?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+    if name.len() > GRPC_NAME_BYTES_MAX || !name.chars().all(is_name) {
+        let message = format!("\"{}\" is not the name of a gRPC service", shown(&name));
+        return Err(Wrong::Value(
+            message,
+            "write it like \"shop.v1.Orders\", or \"\" for the server".to_owned(),
+        ));
+    }
+    Ok(name)
 }
 
 fn read_tcp(section: &Section<'_>) -> Option<Probe> {

@@ -27,6 +27,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("secrets", "[\"DATABASE_URL\"]"),
             ("stop_signal", "\"SIGTERM\""),
             ("port", "\"auto\""),
+            ("protocol", "\"http1\""),
         ],
     ),
     (
@@ -83,6 +84,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
 const CHECK: &[(&str, &str)] = &[
     ("http", "\"/ready\""),
     ("tcp", "true"),
+    ("grpc", "\"\""),
     ("exec", "[\"./check\", \"{port}\"]"),
     ("status", "200"),
     ("body", "\"ok\""),

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use trundle_core::revision::{Port, StopSignal};
+use trundle_core::revision::{Port, Protocol, StopSignal};
 use trundle_drivers::prepare::DraftArtifact;
 
 use super::node::{Node, Value};
@@ -22,6 +22,7 @@ pub struct Run {
     pub cwd: PathBuf,
     pub artifact: Option<DraftArtifact>,
     pub stop_signal: StopSignal,
+    pub protocol: Protocol,
 }
 
 /// `path_variable` is what PATH will say to the program.
@@ -41,7 +42,8 @@ pub fn read(section: &Section<'_>, folder: &Path, path_variable: &str) -> Option
         check_program(section, command, &cwd, artifact.as_ref(), path_variable);
     }
     let stop_signal = section.get("stop_signal", value::choice).unwrap_or(StopSignal::Term);
-    Some(Run { command: command?, cwd, artifact, stop_signal })
+    let protocol = section.get("protocol", value::choice).unwrap_or(Protocol::Http1);
+    Some(Run { command: command?, cwd, artifact, stop_signal, protocol })
 }
 
 pub fn read_port(section: &Section<'_>) -> Port {

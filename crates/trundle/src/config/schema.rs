@@ -7,7 +7,7 @@ use serde::de::value::{Error as ChoiceError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::{Map, Value, json};
 use trundle_core::limits::Order;
-use trundle_core::revision::{Check, Probe, StopSignal};
+use trundle_core::revision::{Check, Probe, Protocol, StopSignal};
 use trundle_core::settings::{Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
 use trundle_proxy::Limits;
 
@@ -97,6 +97,16 @@ fn run() -> Value {
                     "A free one for each instance, or a number: then one replica, stopped before the new one starts.",
                 ),
                 json!("auto"),
+            ),
+        ),
+        (
+            "protocol",
+            default(
+                described(
+                    one_of::<Protocol>(),
+                    "What an instance speaks: HTTP/1.1, or HTTP/2 without TLS, as gRPC does.",
+                ),
+                json!(Protocol::Http1),
             ),
         ),
     ]);
@@ -201,6 +211,13 @@ fn a_check() -> Value {
             ),
         ),
         ("tcp", described(json!({ "enum": [true] }), "The port takes a connection.")),
+        (
+            "grpc",
+            described(
+                json!({ "type": "string" }),
+                "The health service of gRPC, asked for this service; \"\" asks for the server as a whole.",
+            ),
+        ),
         ("exec", described(command(), "A program that is run; exit 0 is good. {port} is filled in.")),
         ("status", described(whole(100, 599), "The one status that is good.")),
         ("body", described(text(), "A text that the answer must contain.")),
@@ -233,7 +250,7 @@ fn a_check() -> Value {
         ),
     ]);
     let kinds: Vec<Value> =
-        ["http", "tcp", "exec"].iter().map(|kind| json!({ "required": [kind] })).collect();
+        ["http", "tcp", "grpc", "exec"].iter().map(|kind| json!({ "required": [kind] })).collect();
     put(&mut check, "oneOf", json!(kinds));
     check
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use trundle_core::event::{DrainProof, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
+use trundle_core::revision::Protocol;
 use trundle_core::settings::Listen;
 use trundle_crashpoint::crash_point;
 use trundle_engine::Input;
@@ -188,7 +189,10 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
             version: route.version.to_string(),
             revision: route.instance.revision.0,
             address: route.address.parse().ok()?,
-            protocol: proxy::Protocol::Http1,
+            protocol: match route.protocol {
+                Protocol::Http1 => proxy::Protocol::Http1,
+                Protocol::H2c => proxy::Protocol::Http2,
+            },
             weight: 1,
             state: match route.state {
                 RouteState::Routed => proxy::EndpointState::Routed,

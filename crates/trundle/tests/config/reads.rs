@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use trundle_core::limits::{CountOrPercent, Order};
-use trundle_core::revision::{Port, Probe, StopSignal};
+use trundle_core::revision::{Port, Probe, Protocol, StopSignal};
 use trundle_core::settings::{OnFailure, RolloutSettings};
 
 use crate::config::{self, Loaded, Secrets};
@@ -27,6 +27,7 @@ env_file = ".env"
 artifact = "server"
 secrets = ["SET", "EMPTY"]
 stop_signal = "SIGINT"
+protocol = "h2c"
 [listen]
 http = "[::]:80"
 unix = "web.sock"
@@ -129,6 +130,7 @@ fn every_key_is_read() {
     let artifact = draft.artifact.unwrap();
     assert_eq!((artifact.path, artifact.as_written.as_str()), (dir.path().join("server"), "server"));
     assert_eq!((draft.stop_signal, draft.port), (StopSignal::Int, Port::Auto));
+    assert_eq!(draft.protocol, Protocol::H2c);
     let health = draft.health;
     assert_eq!(health.startup.unwrap().probe, Probe::Exec(vec!["./check".into(), "{port}".into()]));
     assert_eq!(health.live.unwrap().probe, Probe::Tcp);
@@ -199,6 +201,9 @@ fn flags_prevail_and_texts_need_no_quotes_there() {
     let rollout = loaded.settings.rollout;
     assert_eq!((rollout.max_surge, rollout.drain_timeout_ms), (Some(CountOrPercent::Percent(50)), 5_000));
     assert!(!loaded.draft.health.ready_assumed && loaded.settings.listen.is_some());
+    assert_eq!(loaded.draft.protocol, Protocol::Http1);
+    let grpc = good(GOOD, &[("health.ready.grpc", "shop.v1.Orders"), ("run.protocol", "h2c")]);
+    assert_eq!(grpc.draft.health.ready.probe, Probe::Grpc("shop.v1.Orders".into()));
 }
 
 #[test]

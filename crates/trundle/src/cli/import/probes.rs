@@ -101,9 +101,11 @@ fn one(
             words::put_port(&mut command, port);
         }
         lines.push(format!("exec = {}", list(&command)));
+    } else if let Some(grpc) = probe.get("grpc") {
+        lines.push(format!("grpc = {}", quoted(&grpc.text_at("service").unwrap_or_default())));
+        other_port(draft, key, grpc, container, port);
     } else {
-        let what = if probe.get("grpc").is_some() { format!("{key}.grpc") } else { key.to_owned() };
-        draft.drop(what, "a check here is http, tcp or exec");
+        draft.drop(key.to_owned(), "a check here is http, tcp, grpc or exec");
         return Ok(());
     }
     let period = whole(probe, "periodSeconds").map_err(in_probe)?.unwrap_or(10).max(1);
@@ -128,6 +130,7 @@ fn one(
             "httpGet",
             "tcpSocket",
             "exec",
+            "grpc",
             "periodSeconds",
             "timeoutSeconds",
             "successThreshold",
