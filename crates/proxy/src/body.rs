@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
-use crate::events::Events;
+use crate::endless::Endless;
 use crate::exchange::Exchange;
 use crate::replay::Replay;
 use crate::turn::Turn;
@@ -124,15 +124,15 @@ pub enum ResponseBody {
         exchange: Option<Exchange>,
         client: Rc<Turn>,
         /// It has no end of its own.
-        events: Option<Events>,
+        endless: Option<Endless>,
     },
     Made(Full<Bytes>),
 }
 
 impl ResponseBody {
     /// Takes over an endpoint's body and the stay in the endpoint that goes with it.
-    pub fn passed(inner: Incoming, exchange: Exchange, client: Rc<Turn>, events: Option<Events>) -> Self {
-        let mut body = Self::Passed { inner, exchange: Some(exchange), client, events };
+    pub fn passed(inner: Incoming, exchange: Exchange, client: Rc<Turn>, endless: Option<Endless>) -> Self {
+        let mut body = Self::Passed { inner, exchange: Some(exchange), client, endless };
         if body.is_end_stream() {
             body.complete(); // nothing to poll for
         }
@@ -161,18 +161,24 @@ impl Body for ResponseBody {
             Self::Made(body) => {
                 return Pin::new(body).poll_frame(cx).map_err(|never| match never {});
             }
-            Self::Passed { inner, exchange, events, client } => {
-                if events.as_mut().is_some_and(|events| events.is_to_end(cx)) {
-                    // The endpoint's connection is not at its end: it is closed with this.
-                    exchange.take().into_iter().for_each(Exchange::told);
-                    return Poll::Ready(None);
+            Self::Passed { inner, exchange, endless, client } => {
+                if endless.as_mut().is_some_and(|endless| endless.is_to_end(cx)) {
+                    let last_words = endless.take().and_then(|endless| endless.last_words());
+                    // The endpoint's connection, or its stream, is not at its end: it is closed with this.
+                    if let Some(exchange) = exchange.take() {
+                        exchange.told();
+                        return Poll::Ready(last_words.map(Ok));
+                    }
+                }
+                if exchange.is_none() {
+                    return Poll::Ready(None); // all was said
                 }
                 client.answer_asked_for();
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
-                if let (Some(events), Some(Ok(frame))) = (events, &frame)
+                if let (Some(endless), Some(Ok(frame))) = (endless, &frame)
                     && let Some(bytes) = frame.data_ref()
                 {
-                    events.pass(bytes);
+                    endless.pass(bytes);
                 }
                 frame
             }

@@ -42,10 +42,12 @@ pub enum Kind {
     WebSocket,
     /// Server-Sent Events.
     Events,
+    /// An answer of gRPC that was still open when it had to move.
+    Grpc,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Request, Self::WebSocket, Self::Events];
+    pub const ALL: [Self; 4] = [Self::Request, Self::WebSocket, Self::Events, Self::Grpc];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -53,6 +55,7 @@ impl Kind {
             Self::Request => "request",
             Self::WebSocket => "websocket",
             Self::Events => "events",
+            Self::Grpc => "grpc",
         }
     }
 }

@@ -20,10 +20,10 @@ use thiserror::Error;
 
 use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
-use crate::classes::{AppCell, Kind, Lost};
+use crate::classes::{AppCell, Lost};
 use crate::connection::Connection;
+use crate::endless::Endless;
 use crate::endpoint::Flag;
-use crate::events::{self, Events};
 use crate::exchange::Exchange;
 use crate::headers;
 use crate::hold::Held;
@@ -347,7 +347,7 @@ fn passed(
     if head.status.is_server_error() {
         exchange.set_app_error();
     }
-    let is_stream = events::is_stream(&head);
+    let endless = Endless::of(&head, exchange.claim().endpoint(), &client.connection);
     headers::to_client(&mut head.headers);
     if let Some(name) = &route.version_header {
         head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
@@ -356,10 +356,8 @@ fn passed(
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = Version::HTTP_11;
-    if is_stream {
-        exchange.set_kind(Kind::Events);
+    if let Some(endless) = &endless {
+        exchange.set_kind(endless.kind());
     }
-    let endpoint = exchange.claim().endpoint();
-    let events = is_stream.then(|| Events::new(Arc::clone(endpoint), Rc::clone(&client.connection)));
-    Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), events))
+    Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), endless))
 }

@@ -1,6 +1,8 @@
 //! When a stream without an end has to move: its instance drains, its address is closed, or this proxy ends. The moment
 //! is drawn from the app's `drain_spread`, so that those who come again do not all come at once.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::connection::Connection;
@@ -17,11 +19,17 @@ pub enum Word {
 
 #[derive(Debug, Default)]
 pub struct Leave {
+    /// It has so long to end by itself before it is told.
+    first: Duration,
     tell_at: Option<Instant>,
     said: bool,
 }
 
 impl Leave {
+    pub fn not_before(first: Duration) -> Self {
+        Self { first, ..Self::default() }
+    }
+
     /// Waits for the next word; for ever, if there is none.
     pub async fn next(&mut self, endpoint: &LiveEndpoint, client: &Connection) -> Word {
         let worker = &client.worker;
@@ -33,7 +41,7 @@ impl Leave {
                 return Word::Cut;
             }
             if client.is_closing() || matches!(flag, Flag::Draining | Flag::Removed) {
-                let spread = || Instant::now() + worker.draw_below(client.drain_spread());
+                let spread = || Instant::now() + self.first + worker.draw_below(client.drain_spread());
                 self.tell_at.get_or_insert_with(spread);
             }
             match self.tell_at.filter(|_| !self.said) {

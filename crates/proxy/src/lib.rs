@@ -25,10 +25,12 @@ pub mod table;
 
 mod ask;
 mod body;
+mod calls;
 mod classes;
 mod connection;
 mod counts;
 mod director;
+mod endless;
 mod endpoint;
 mod error;
 mod events;

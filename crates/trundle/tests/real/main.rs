@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod browser;
+mod grpc;
 mod gunicorn;
+mod h2load;
 mod websockets;
 mod world;
