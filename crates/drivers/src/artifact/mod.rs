@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use trundle_core::event::RefusalCode;
 use trundle_core::revision::{Artifact, Digest, hex};
+use trundle_crashpoint::crash_point;
 
 use crate::digests::{Stamp, changed, digest_of};
 use crate::durable;
@@ -118,7 +119,9 @@ fn publish(layout: &Layout, aside: &Path, artifact: &Artifact) -> io::Result<()>
         fs::rename(aside, &place)?;
         fs::remove_dir_all(&damaged)?;
     } else {
+        crash_point!("artifact.publish.before");
         fs::rename(aside, &place)?;
+        crash_point!("artifact.publish.after");
     }
     durable::sync_folder(&layout.artifacts())
 }

@@ -192,6 +192,7 @@ impl SqliteJournal {
 
     fn keep_head(&mut self, head: Head) {
         self.head = head;
+        crash_point!("journal.head.before");
         if let Some(file) = &self.head_file {
             file.write(&self.head);
         }

@@ -126,7 +126,10 @@ impl Night {
         let env = r#"START_MS = "30", STOP_MS = "3000""#;
         let budget =
             "max_surge = 1\nmax_unavailable = 0\nstop_grace_period = \"600ms\"\ndrain_timeout = \"5s\"";
-        let site = Arc::new(Site::with(&sample(3, env, budget)));
+        let text = sample(3, env, budget).replace("[run]\n", "[run]\nartifact = \"@DIR@/dist\"\n");
+        let site = Arc::new(Site::with(&text));
+        fs::create_dir(site.dir().join("dist")).unwrap();
+        fs::write(site.dir().join("dist/file"), "what is copied").unwrap();
         let points = site.state().join("crash-points");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&points).unwrap();
         if let Some(Kill { place, n }) = kill {
