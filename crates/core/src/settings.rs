@@ -20,6 +20,11 @@ pub struct AppSettings {
 pub struct Listen {
     /// `127.0.0.1:8080`
     pub http: Option<String>,
+    /// The same behind TLS.
+    #[serde(default)]
+    pub https: Option<String>,
+    #[serde(default)]
+    pub tls: Option<Tls>,
     /// A path of a Unix socket, for a proxy in front.
     pub unix: Option<String>,
     /// Networks whose `X-Forwarded-*` are believed; `unix` means the peer of the Unix socket.
@@ -51,6 +56,8 @@ impl Default for Listen {
     fn default() -> Self {
         Self {
             http: None,
+            https: None,
+            tls: None,
             unix: None,
             trusted_proxies: Vec::new(),
             version_header: None,
@@ -59,6 +66,19 @@ impl Default for Listen {
             limits: TrafficLimits::default(),
         }
     }
+}
+
+/// Where the certificate is, and what clients without TLS are told. The files are read where the proxy runs, and anew when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// Absolute: the chain, as PEM.
+    pub cert: String,
+    /// Absolute.
+    pub key: String,
+    /// Requests to the address without TLS are sent to the one with it.
+    pub redirect: bool,
+    /// `Strict-Transport-Security` for so long.
+    pub hsts_ms: Option<Millis>,
 }
 
 /// What one client may take of the proxy. What is not written has the proxy's own bound.

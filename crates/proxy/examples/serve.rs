@@ -37,6 +37,9 @@ fn main() -> Result<(), Failure> {
         trusted_proxies: vec![],
         version_header: None,
         limits: Limits::default(),
+        tls: None,
+        redirect_to: None,
+        hsts_s: None,
         endpoints: upstreams.into_iter().enumerate().map(endpoint).collect(),
     };
     let table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app] };

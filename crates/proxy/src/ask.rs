@@ -66,7 +66,8 @@ pub fn prepare(
         unsized_body: !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH),
     };
     let trusted = route.trust.covers(connection.peer);
-    let origin = Origin { peer_value: connection.peer_value.as_ref(), trusted };
+    let is_secure = connection.is_secure;
+    let origin = Origin { peer_value: connection.peer_value.as_ref(), trusted, is_secure };
     headers::to_endpoint(&mut head.headers, &origin);
     head.version = Version::HTTP_11;
     head.extensions.clear();

@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::body::earlier;
@@ -26,7 +27,8 @@ use crate::forward;
 use crate::framing::Framing;
 use crate::http2;
 use crate::linger::linger;
-use crate::table::{Limits, Protocol};
+use crate::table::{Limits, Listen, Protocol};
+use crate::tls;
 use crate::trust::Peer;
 use crate::tunnel::{self, Tunnel};
 use crate::turn::Turn;
@@ -73,6 +75,8 @@ pub struct Connection {
     pub peer_value: Option<HeaderValue>,
     /// For a request of HTTP/1.0 that names no host.
     pub default_host: HeaderValue,
+    /// It came in with TLS.
+    pub is_secure: bool,
     limits: Limits,
     phase: Cell<Phase>,
     /// What its client speaks.
@@ -107,6 +111,7 @@ impl Connection {
             peer,
             peer_value,
             default_host: door.default_host.clone(),
+            is_secure: matches!(door.listen, Listen::Https(_)),
             limits,
             phase: Cell::new(Phase::Head(Instant::now())),
             protocol: Cell::new(Protocol::Http1),
@@ -363,6 +368,18 @@ where
     let is_http2 = early.starts_with(http2::PREFACE);
     let stream = Watched::new(stream, early, Rc::clone(&state));
     if is_http2 { http2::serve(stream, state).await } else { serve_http1(stream, state).await }
+}
+
+/// The same behind a handshake, for which there is as much time as for a head.
+pub async fn serve_tls(stream: TcpStream, state: Rc<Connection>) {
+    let routes = state.worker.shared.snapshot.load();
+    let config = routes.apps.get(&state.app).and_then(|route| route.secure.tls.clone());
+    drop(routes);
+    let Some(config) = config else { return };
+    let until = Instant::now() + Duration::from_millis(state.limits.header_timeout_ms);
+    if let Ok(Ok(stream)) = tokio::time::timeout_at(until.into(), tls::accept(config, stream)).await {
+        serve(stream, state).await;
+    }
 }
 
 /// Enough of them to tell; `None` if there is nobody to serve.

@@ -18,9 +18,10 @@ use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::{Flag, LiveEndpoint, Rows};
 use crate::hold::Hold;
 use crate::holding::Sockets;
-use crate::routes::{Route, RouteSettings, Snapshot};
+use crate::routes::{Route, RouteSettings, Secured, Snapshot};
 use crate::store::TableFile;
 use crate::table::{App, EndpointState, Listen, Table};
+use crate::tls::Tls;
 use crate::trust::Trust;
 use crate::worker::{Command, Door, Shared};
 
@@ -39,6 +40,8 @@ pub struct Director {
     live: BTreeMap<Key, Arc<LiveEndpoint>>,
     /// Of each app of the table, who waits for it while nobody serves.
     holds: BTreeMap<String, Arc<Hold>>,
+    /// Certificates in force, by app.
+    tls: BTreeMap<String, Arc<Tls>>,
     /// In no table any more, and not yet idle.
     departed: Vec<Arc<LiveEndpoint>>,
     /// Whose drain has been told under the present table.
@@ -51,6 +54,7 @@ pub struct Director {
 struct Prepared {
     endpoints: BTreeMap<Key, Arc<LiveEndpoint>>,
     app_rows: BTreeMap<String, VersionRow>,
+    tls: BTreeMap<String, Arc<Tls>>,
     sockets: Vec<(Door, std::os::fd::OwnedFd)>,
 }
 
@@ -71,6 +75,7 @@ impl Director {
             doors: BTreeMap::new(),
             live: BTreeMap::new(),
             holds: BTreeMap::new(),
+            tls: BTreeMap::new(),
             departed: Vec::new(),
             told: BTreeSet::new(),
             subscribers: Vec::new(),
@@ -84,7 +89,11 @@ impl Director {
         note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
         let Some(table) = table else { return };
         self.sockets.keep(table.apps.iter().flat_map(|app| app.listen.clone()).collect());
-        match self.prepare(&table) {
+        // A certificate that cannot be read now must not take away what needs none.
+        match self.prepare(&table, |why| {
+            log_line!("trundle proxy: {why}; nobody can come in with TLS until it can be read");
+            Ok(())
+        }) {
             Ok(prepared) => self.enforce(table, prepared),
             Err(reason) => log_line!("trundle proxy: the last table cannot be put in force: {reason}"),
         }
@@ -113,7 +122,7 @@ impl Director {
             return Ok(());
         }
         self.check_incarnations(&table)?;
-        let prepared = self.prepare(&table)?;
+        let prepared = self.prepare(&table, Err)?;
         crash_point!("proxy.table.prepared");
         if let Err(error) = self.file.write(&table) {
             self.give_up(&prepared);
@@ -142,16 +151,72 @@ impl Director {
         Ok(())
     }
 
-    fn prepare(&mut self, table: &Table) -> Result<Prepared, String> {
-        let mut prepared =
-            Prepared { endpoints: BTreeMap::new(), app_rows: BTreeMap::new(), sockets: Vec::new() };
-        let result =
-            self.bind_rows(table, &mut prepared).and_then(|()| self.open_doors(table, &mut prepared));
+    fn prepare(
+        &mut self,
+        table: &Table,
+        no_certificate: impl Fn(String) -> Result<(), String>,
+    ) -> Result<Prepared, String> {
+        let mut prepared = Prepared {
+            endpoints: BTreeMap::new(),
+            app_rows: BTreeMap::new(),
+            tls: BTreeMap::new(),
+            sockets: Vec::new(),
+        };
+        let result = self
+            .read_certificates(table, &mut prepared, no_certificate)
+            .and_then(|()| self.bind_rows(table, &mut prepared))
+            .and_then(|()| self.open_doors(table, &mut prepared));
         if let Err(reason) = result {
             self.give_up(&prepared);
             return Err(reason);
         }
         Ok(prepared)
+    }
+
+    /// One that is in force stays, whatever has become of its files.
+    fn read_certificates(
+        &self,
+        table: &Table,
+        prepared: &mut Prepared,
+        no_certificate: impl Fn(String) -> Result<(), String>,
+    ) -> Result<(), String> {
+        for app in &table.apps {
+            let Some(files) = &app.tls else { continue };
+            let tls = match self.tls.get(&app.app).filter(|tls| tls.files == *files) {
+                Some(tls) => Ok(Arc::clone(tls)),
+                None => Tls::load(files).map(Arc::new),
+            };
+            match tls {
+                Ok(tls) => drop(prepared.tls.insert(app.app.clone(), tls)),
+                Err(why) => no_certificate(format!("app `{}`: {why}", app.app))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Certificates whose files have changed are read anew, and those that could not be read before.
+    pub fn renew_certificates(&mut self) {
+        let missing = |app: &&App| app.tls.is_some() && !self.tls.contains_key(&app.app);
+        if self
+            .table
+            .apps
+            .iter()
+            .filter(missing)
+            .any(|app| app.tls.as_ref().is_some_and(|f| Tls::load(f).is_ok()))
+        {
+            let table = self.table.clone();
+            match self.prepare(&table, |_| Ok(())) {
+                Ok(prepared) => self.enforce(table, prepared),
+                Err(reason) => log_line!("trundle proxy: the table cannot be put in force again: {reason}"),
+            }
+        }
+        for (app, tls) in &self.tls {
+            match tls.renew() {
+                None => {}
+                Some(Ok(())) => log_line!("trundle proxy: the certificate of {app} was read anew"),
+                Some(Err(why)) => log_line!("trundle proxy: {why}; the one before stays in force"),
+            }
+        }
     }
 
     fn bind_rows(&self, table: &Table, prepared: &mut Prepared) -> Result<(), String> {
@@ -199,7 +264,9 @@ impl Director {
                 }
                 let socket = self.sockets.obtain(listen)?;
                 let default_host = match listen {
-                    Listen::Http(address) => HeaderValue::from_str(&address.to_string()).ok(),
+                    Listen::Http(address) | Listen::Https(address) => {
+                        HeaderValue::from_str(&address.to_string()).ok()
+                    }
                     Listen::Unix(_) => None,
                 };
                 let door = Door {
@@ -248,6 +315,7 @@ impl Director {
         for (key, flag) in states().filter(|(_, flag)| *flag != Flag::Routed) {
             prepared.endpoints[&key].set_flag(flag);
         }
+        self.tls = prepared.tls;
         let old = std::mem::replace(&mut self.live, prepared.endpoints);
         self.departed.retain(|endpoint| !self.live.contains_key(&key_of(endpoint)));
         for (_, endpoint) in old.into_iter().filter(|(key, _)| !self.live.contains_key(key)) {
@@ -396,6 +464,11 @@ fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>) -> Route {
         version_header: header,
         limits: app.limits.clone(),
         hold,
+        secure: Secured {
+            tls: prepared.tls.get(&app.app).map(|tls| Arc::clone(&tls.config)),
+            redirect_to: app.redirect_to,
+            hsts: app.hsts_s.and_then(|s| HeaderValue::from_str(&format!("max-age={s}")).ok()),
+        },
     };
     let endpoints = app.endpoints.iter().map(|endpoint| {
         let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
@@ -28,7 +28,7 @@ use crate::exchange::Exchange;
 use crate::headers;
 use crate::hold::Held;
 use crate::pool::Sender;
-use crate::refusal::Refusal;
+use crate::refusal::{self, Refusal};
 use crate::replay::Again;
 use crate::routes::{Route, Tried};
 use crate::table::Protocol;
@@ -70,6 +70,10 @@ pub async fn serve(
         return Ok(Refusal { close: true, ..refusal }.answer(&client));
     };
     let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
+    if let Some(to) = route.secure.redirect_to.filter(|_| !connection.is_secure) {
+        count(AppCell::Rejected);
+        return Ok(refusal::redirect(&client, &request, to));
+    }
     let (request, shape) = match ask::prepare(&client, &route, request) {
         Ok(prepared) => prepared,
         Err(refusal) => {
@@ -351,6 +355,9 @@ fn passed(
     headers::to_client(&mut head.headers);
     if let Some(name) = &route.version_header {
         head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
+    }
+    if let Some(hsts) = route.secure.hsts.as_ref().filter(|_| client.connection.is_secure) {
+        head.headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }
     if client.is_last() {
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));

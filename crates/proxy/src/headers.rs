@@ -31,6 +31,8 @@ pub struct Origin<'a> {
     /// The peer's address as text; `None` for a Unix socket.
     pub peer_value: Option<&'a HeaderValue>,
     pub trusted: bool,
+    /// It came with TLS.
+    pub is_secure: bool,
 }
 
 /// Makes the headers of a client's request those of ours to the endpoint.
@@ -131,7 +133,7 @@ fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
         }
     }
     if let Entry::Vacant(entry) = headers.entry(FORWARDED_PROTO) {
-        entry.insert(HeaderValue::from_static("http"));
+        entry.insert(HeaderValue::from_static(if origin.is_secure { "https" } else { "http" }));
     }
     if !headers.contains_key(FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).cloned()
@@ -152,7 +154,7 @@ mod tests {
             headers.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
         }
         let peer_value = HeaderValue::from_static("9.9.9.9");
-        to_endpoint(&mut headers, &Origin { peer_value: Some(&peer_value), trusted });
+        to_endpoint(&mut headers, &Origin { peer_value: Some(&peer_value), trusted, is_secure: false });
         let mut lines: Vec<String> =
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();

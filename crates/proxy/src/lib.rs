@@ -55,6 +55,7 @@ mod store;
 mod stream;
 mod sys;
 mod tally;
+mod tls;
 mod trust;
 mod tunnel;
 mod turn;
@@ -70,7 +71,7 @@ use std::time::Duration;
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
-pub use table::{App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, Table};
+pub use table::{App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, Table, TlsFiles};
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";
 const PROXY_LOCK: &str = "proxy.lock";

@@ -27,6 +27,8 @@ use crate::{listen, lock, tally};
 
 /// What is in flight at the end has this long.
 const STOP_BOUND: Duration = Duration::from_secs(30);
+/// Between two looks whether a certificate has changed.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A proxy that was killed just now may need a moment to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const MOST_CONTROL_CONNECTIONS: usize = 64;
@@ -93,8 +95,10 @@ async fn control_loop(
     let director = Rc::new(RefCell::new(director));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let accepting = tokio::task::spawn_local(accept(listener, Rc::clone(&director), Rc::clone(&stop)));
+    let mut renewal = tokio::time::interval(RENEW_EVERY);
     let for_good = loop {
         tokio::select! {
+            _ = renewal.tick() => director.borrow_mut().renew_certificates(),
             () = idle.notified() => director.borrow_mut().tell_drained(),
             () = stop.notified() => break true,
             _ = terminate.recv() => break false,

@@ -1,13 +1,32 @@
 //! What the proxy says by itself, in place of an endpoint, with the class that it counts under.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use std::net::SocketAddr;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::body::ResponseBody;
 use crate::classes::{AppCell, Lost};
 use crate::turn::Turn;
+
+/// To the same place with TLS. Its name is that of the request; without one it is the address.
+pub fn redirect<B>(client: &Turn, request: &Request<B>, to: SocketAddr) -> Response<ResponseBody> {
+    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let named = named.or_else(|| request.uri().authority().map(Authority::as_str));
+    let name = named.and_then(|host| host.parse::<Authority>().ok()).map(|host| host.host().to_owned());
+    let port = if to.port() == 443 { String::new() } else { format!(":{}", to.port()) };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let location = format!("https://{}{port}{path}", name.unwrap_or_else(|| to.ip().to_string()));
+    let refusal = Refusal::rejected(StatusCode::PERMANENT_REDIRECT, "come with TLS\n");
+    let mut answer = Refusal { close: false, ..refusal }.answer(client);
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        answer.headers_mut().insert(LOCATION, location);
+    }
+    answer
+}
 
 pub struct Refusal {
     pub status: StatusCode,

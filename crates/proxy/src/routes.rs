@@ -3,9 +3,11 @@
 //! A snapshot never changes; a new table makes a new one, and one atomic pointer is switched.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
+use rustls::ServerConfig;
 
 use crate::counts::VersionRow;
 use crate::endpoint::{Claim, LiveEndpoint};
@@ -27,6 +29,7 @@ pub struct Route {
     pub version_header: Option<HeaderName>,
     pub limits: Limits,
     pub hold: Arc<Hold>,
+    pub secure: Secured,
     routed: Vec<Weighted>,
     /// Sum of all weights.
     total_weight: u64,
@@ -50,6 +53,16 @@ pub struct RouteSettings {
     pub version_header: Option<HeaderName>,
     pub limits: Limits,
     pub hold: Arc<Hold>,
+    pub secure: Secured,
+}
+
+/// What has to do with TLS.
+#[derive(Default)]
+pub struct Secured {
+    /// None: it has no address with TLS, or its certificate could not be read.
+    pub tls: Option<Arc<ServerConfig>>,
+    pub redirect_to: Option<SocketAddr>,
+    pub hsts: Option<HeaderValue>,
 }
 
 /// Endpoints that a request has already failed to reach.
@@ -108,6 +121,7 @@ impl Route {
             version_header: settings.version_header,
             limits: settings.limits,
             hold: settings.hold,
+            secure: settings.secure,
             routed,
             total_weight,
             new,
@@ -212,6 +226,7 @@ mod tests {
         });
         let settings = RouteSettings {
             hold: Arc::default(),
+            secure: Secured::default(),
             app: "web".into(),
             app_row: counts.bind_app("web", &[]).unwrap(),
             trust: Trust::default(),

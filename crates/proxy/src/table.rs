@@ -55,8 +55,24 @@ pub struct App {
     pub version_header: Option<String>,
     #[serde(default)]
     pub limits: Limits,
+    /// For its addresses with TLS.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
+    /// Requests without TLS are sent to this address with it.
+    #[serde(default)]
+    pub redirect_to: Option<SocketAddr>,
+    /// Browsers shall come with TLS only, for so many seconds (RFC 6797).
+    #[serde(default)]
+    pub hsts_s: Option<u64>,
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+}
+
+/// Where a certificate is: its chain and its key, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// An address to accept on.
@@ -64,13 +80,15 @@ pub struct App {
 #[serde(rename_all = "snake_case")]
 pub enum Listen {
     Http(SocketAddr),
+    /// The same behind TLS.
+    Https(SocketAddr),
     Unix(PathBuf),
 }
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(address) => write!(f, "{address}"),
+            Self::Http(address) | Self::Https(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -193,7 +211,8 @@ impl Table {
                 return Err(format!("app `{}` appears twice in the table", app.app));
             }
             for listen in &app.listen {
-                if !listens.insert(listen) {
+                // With and without TLS an address is one address.
+                if !listens.insert(listen.to_string()) {
                     return Err(format!("address {listen} appears twice in the table"));
                 }
             }
@@ -214,6 +233,9 @@ impl App {
         crate::trust::Trust::parse(&self.trusted_proxies)
             .map_err(|reason| format!("trusted_proxies of app `{}`: {reason}", self.app))?;
         self.limits.validate().map_err(|reason| format!("limits of app `{}`: {reason}", self.app))?;
+        if self.tls.is_none() && self.listen.iter().any(|listen| matches!(listen, Listen::Https(_))) {
+            return Err(format!("app `{}` has an address with TLS, and no certificate", self.app));
+        }
         let mut ids = BTreeSet::new();
         for endpoint in &self.endpoints {
             check_name("endpoint id", &endpoint.id, MAX_ID_BYTES)?;
@@ -270,6 +292,9 @@ mod tests {
             trusted_proxies: vec![],
             version_header: None,
             limits: Limits::default(),
+            tls: None,
+            redirect_to: None,
+            hsts_s: None,
             endpoints: vec![],
         }
     }

@@ -199,6 +199,21 @@ impl Worker {
                     self.spawn(&door, Peer::Ip(peer.ip()), place, |state| connection::serve(stream, state));
                 }
             }
+            Listen::Https(_) => {
+                let listener = TcpListener::from_std(socket.into());
+                let Ok(listener) = listener else { return self.report(&door) };
+                loop {
+                    let place = self.await_room(&door).await;
+                    let Ok((stream, peer)) = listener.accept().await else {
+                        backoff().await;
+                        continue;
+                    };
+                    let _ = stream.set_nodelay(true);
+                    self.spawn(&door, Peer::Ip(peer.ip()), place, |state| {
+                        connection::serve_tls(stream, state)
+                    });
+                }
+            }
             Listen::Unix(_) => {
                 let listener = UnixListener::from_std(socket.into());
                 let Ok(listener) = listener else { return self.report(&door) };

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use trundle_core::Millis;
 use trundle_core::event::Requests;
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
+use trundle_core::settings::Listen;
 use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Request, Rollout, RolloutState};
 
 use crate::engine::App;
@@ -164,11 +165,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
         requests: rollout.and_then(|r| requests_of(app, r, traffic)),
         latency: traffic.latency.clone(),
         instances: state.instances().map(|i| instance_status(state, i, traffic)).collect(),
-        listen: state
-            .settings()
-            .and_then(|s| s.listen.as_ref())
-            .map(|l| l.http.iter().map(|a| format!("http://{a}")).chain(l.unix.clone()).collect())
-            .unwrap_or_default(),
+        listen: state.settings().and_then(|s| s.listen.as_ref()).map(addresses).unwrap_or_default(),
         allowed: allowed(state),
         trouble: app.router_trouble.clone(),
     }
@@ -270,6 +267,13 @@ fn rollout_status(
         reasons: if rollout.state.is_terminal() && rollout.cause.is_none() { Vec::new() } else { reasons },
         failure: shown_failure(rollout).map(|record| failure(state, rollout, record)),
     }
+}
+
+/// As a client writes them.
+fn addresses(listen: &Listen) -> Vec<String> {
+    let http = listen.http.iter().map(|address| format!("http://{address}"));
+    let https = listen.https.iter().map(|address| format!("https://{address}"));
+    http.chain(https).chain(listen.unix.clone()).collect()
 }
 
 /// Of one that stands still, what it stands still for; of one that runs or ran, the newest.

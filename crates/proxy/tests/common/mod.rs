@@ -199,6 +199,9 @@ pub fn app(address: SocketAddr) -> App {
         trusted_proxies: vec![],
         version_header: None,
         limits: Limits::default(),
+        tls: None,
+        redirect_to: None,
+        hsts_s: None,
         endpoints: vec![],
     }
 }
@@ -418,6 +421,13 @@ impl Http {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream, reader: Reader::default() }
+    }
+
+    /// An answer, if there is anybody.
+    pub fn try_get(address: SocketAddr) -> Option<Answer> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, reader: Reader::default() }.get("/")
     }
 
     pub fn send(&mut self, raw: &str) {

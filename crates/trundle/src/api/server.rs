@@ -162,8 +162,13 @@ async fn is_known(handle: &Handle, app: &AppName, revision: RevisionNumber) -> R
     Ok(())
 }
 
-/// Begins the answer that is about this key of the file; the command line shows it at its line.
-pub const DOOR_KEY: &str = "listen.http";
+/// One of them begins the answer that is about this key of the file; the command line shows it at its line.
+pub const DOOR_KEYS: [&str; 2] = ["listen.http", "listen.https"];
+
+/// The addresses under these keys.
+pub fn doors(listen: Option<&Listen>) -> [Option<&str>; 2] {
+    [listen.and_then(|listen| listen.http.as_deref()), listen.and_then(|listen| listen.https.as_deref())]
+}
 
 /// A listen address that somebody else holds is refused before anything starts.
 async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) -> Result<(), Failed> {
@@ -172,17 +177,16 @@ async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) ->
         let state = &engine.apps().get(&known)?.state;
         state.settings().and_then(|s| s.listen.clone()).filter(|_| !state.is_down())
     });
-    let ours = ours.await.flatten().and_then(|listen| listen.http);
-    let Some(address) = wanted.and_then(|listen| listen.http).filter(|http| Some(http) != ours.as_ref())
-    else {
-        return Ok(());
-    };
-    match crate::daemon::start::why_not_free(&address) {
-        None => Ok(()),
-        Some(error) => {
-            Err(problem(StatusCode::BAD_REQUEST, format!("{DOOR_KEY}: cannot listen on {address}: {error}")))
+    let ours = ours.await.flatten();
+    let ours = doors(ours.as_ref());
+    for (key, address) in DOOR_KEYS.iter().zip(doors(wanted.as_ref())) {
+        let Some(address) = address.filter(|address| !ours.contains(&Some(address))) else { continue };
+        if let Some(error) = crate::daemon::start::why_not_free(address) {
+            let text = format!("{key}: cannot listen on {address}: {error}");
+            return Err(problem(StatusCode::BAD_REQUEST, text));
         }
     }
+    Ok(())
 }
 
 async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request) -> Result<Told, Failed> {

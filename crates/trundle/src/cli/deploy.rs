@@ -10,7 +10,7 @@ use trundle_drivers::Draft;
 use super::follow::{self, Purpose};
 use super::{Context, FileArgs, FollowArgs, Stop, told, who};
 use crate::api::client::ClientError;
-use crate::api::server::DOOR_KEY;
+use crate::api::server::{DOOR_KEYS, doors};
 use crate::config::{self, ConfigError, Loaded, Secrets};
 use crate::daemon::start;
 use crate::exit::Exit;
@@ -37,12 +37,12 @@ pub async fn run(
             eprintln!("{}: {note}", crate::term::yellow("note"));
         }
     }
-    let address = loaded.settings.listen.as_ref().and_then(|listen| listen.http.as_deref());
-    if let Some(address) = address
-        && let Some(error) = start::door_is_held(&context.state_dir, &context.client, address).await
-    {
-        let message = format!("cannot listen on {address}: {error}");
-        return Err(refused(context, &loaded.origin.refuse(DOOR_KEY, message, DOOR_HINT)));
+    for (key, address) in DOOR_KEYS.iter().zip(doors(loaded.settings.listen.as_ref())) {
+        let Some(address) = address else { continue };
+        if let Some(error) = start::door_is_held(&context.state_dir, &context.client, address).await {
+            let message = format!("cannot listen on {address}: {error}");
+            return Err(refused(context, &loaded.origin.refuse(key, message, DOOR_HINT)));
+        }
     }
     start::ensure(&context.state_dir, &context.client).await?;
     let seen = match context.client.status(loaded.name.as_str()).await {
@@ -65,8 +65,10 @@ pub async fn run(
     let answer = told(context.client.ask(name.as_str(), by, Request::Deploy(Box::new(request))).await);
     let answer = answer.map_err(|stop| match &stop {
         // It is about a key of the file: only the daemon could know.
-        Stop::Error(text) => match text.strip_prefix(DOOR_KEY).and_then(|text| text.strip_prefix(": ")) {
-            Some(message) => refused(context, &loaded.origin.refuse(DOOR_KEY, message.to_owned(), DOOR_HINT)),
+        Stop::Error(text) => match text.split_once(": ").filter(|(key, _)| DOOR_KEYS.contains(key)) {
+            Some((key, message)) => {
+                refused(context, &loaded.origin.refuse(key, message.to_owned(), DOOR_HINT))
+            }
             None => stop,
         },
         Stop::Code(_) | Stop::Refused(_) => stop,

@@ -96,11 +96,18 @@ protocol = "http1"                # or "h2c": HTTP/2 without TLS, as gRPC server
 
 [listen]                          # leave the table out for a worker that takes no requests
 http = "127.0.0.1:8080"           # where clients come in
+# https = "0.0.0.0:443"           # with TLS; the certificate stands in [listen.tls] below
 # unix = "web.sock"               # or a Unix socket, behind nginx
 # trusted_proxies = ["unix"]      # whose X-Forwarded-* is believed: addresses, networks, "unix"
 version_header = "X-App-Version"  # says on every answer which version gave it; "" turns it off
 # hold = "30s"                    # requests wait so long while no instance serves; by itself with a fixed port only
 drain_spread = "2s"               # WebSockets and event streams that have to move are told over so much time
+# The certificate, read anew when it changes:
+# [listen.tls]
+# cert = "fullchain.pem"
+# key = "privkey.pem"
+# redirect = true                 # send requests without TLS to the address with it
+# hsts = "8760h"                  # and tell browsers to come with TLS only, for so long
 # What one client may take:
 # [listen.limits]
 # header_size = "64KiB"           # request line and headers; more is 431

@@ -54,8 +54,10 @@ fn summary(loaded: &Loaded) -> String {
     let mut text = format!("{} {}, {} {replicas}", loaded.name, loaded.draft.version, budget.desired);
     text.push_str(&format!(", floor {}, ceiling {}", budget.floor(), budget.ceiling()));
     let listen = loaded.settings.listen.iter();
-    let places: Vec<_> =
-        listen.flat_map(|listen| listen.http.iter().chain(&listen.unix)).map(String::as_str).collect();
+    let places: Vec<_> = listen
+        .flat_map(|listen| listen.http.iter().chain(&listen.https).chain(&listen.unix))
+        .map(String::as_str)
+        .collect();
     if !places.is_empty() {
         text.push_str(&format!(", listens on {}", places.join(" and ")));
     }

@@ -34,12 +34,23 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
         "listen",
         &[
             ("http", "\"127.0.0.1:8080\""),
+            ("https", "\"0.0.0.0:443\""),
+            ("tls", "[listen.tls]"),
             ("unix", "\"web.sock\""),
             ("trusted_proxies", "[\"127.0.0.1/32\", \"unix\"]"),
             ("version_header", "\"X-App-Version\""),
             ("hold", "\"30s\""),
             ("drain_spread", "\"2s\""),
             ("limits", "[listen.limits]"),
+        ],
+    ),
+    (
+        "listen.tls",
+        &[
+            ("cert", "\"fullchain.pem\""),
+            ("key", "\"privkey.pem\""),
+            ("redirect", "true"),
+            ("hsts", "\"8760h\""),
         ],
     ),
     (

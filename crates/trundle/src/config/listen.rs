@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use trundle_core::Millis;
 use trundle_core::revision::Port;
-use trundle_core::settings::{Listen, TrafficLimits};
+use trundle_core::settings::{Listen, Tls, TrafficLimits};
 use trundle_proxy::table;
 
 use super::node::Node;
@@ -20,12 +20,33 @@ const HOLD_FOR_A_FIXED_PORT_MS: Millis = 30_000;
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
-    let http = section.get("http", address);
-    if let (Some(address), Port::Fixed(port)) = (http, port)
-        && collides(address, port)
-    {
-        let message = format!("{address} and run.port are the same port: the app could not take it");
-        section.refuse("http", message, "give run.port another number, or use port = \"auto\"");
+    let [http, https] = ["http", "https"].map(|key| {
+        let found = section.get(key, address);
+        if let (Some(address), Port::Fixed(port)) = (found, port)
+            && collides(address, port)
+        {
+            let message = format!("{address} and run.port are the same port: the app could not take it");
+            section.refuse(key, message, "give run.port another number, or use port = \"auto\"");
+        }
+        found
+    });
+    if http.is_some() && http == https {
+        let message = "http and https are the same address".to_owned();
+        section.refuse("https", message, "give each a port of its own, such as 80 and 443");
+    }
+    let tls = section.table("listen.tls").and_then(|section| tls(&section, folder, http.is_some()));
+    match (section.has("https"), section.has("tls")) {
+        (true, false) => section.refuse(
+            "https",
+            "listen.https needs a certificate".to_owned(),
+            "write under [listen.tls]: cert = \"fullchain.pem\" and key = \"privkey.pem\"",
+        ),
+        (false, true) => section.refuse(
+            "tls",
+            "[listen.tls] is for listen.https, which is not there".to_owned(),
+            "write under [listen]: https = \"0.0.0.0:443\"",
+        ),
+        (true, true) | (false, false) => {}
     }
     let unix = section.get("unix", |node| socket_path(node, folder));
     if let Some(parent) =
@@ -33,7 +54,7 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
     {
         section.findings.note(format!("the folder of listen.unix is not there yet: {}", parent.display()));
     }
-    if !section.has("http") && !section.has("unix") {
+    if !section.has("http") && !section.has("https") && !section.has("unix") {
         let hint = "add http = \"127.0.0.1:8080\" or unix = \"web.sock\"; leave [listen] out for an app without requests";
         section.refuse("", "[listen] says nowhere to listen".to_owned(), hint);
     }
@@ -56,12 +77,45 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
     let hold_by_itself = if let Port::Fixed(_) = port { HOLD_FOR_A_FIXED_PORT_MS } else { default.hold_ms };
     Listen {
         http: http.map(|address| address.to_string()),
+        https: https.map(|address| address.to_string()),
+        tls,
         unix,
         trusted_proxies,
         version_header: (!version_header.is_empty()).then_some(version_header),
         hold_ms: section.get("hold", up_to_an_hour).unwrap_or(hold_by_itself),
         drain_spread_ms: section.get("drain_spread", up_to_an_hour).unwrap_or(default.drain_spread_ms),
         limits: section.table("listen.limits").map(|limits| self::limits(&limits)).unwrap_or_default(),
+    }
+}
+
+fn tls(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Tls> {
+    let file = |key| {
+        let path = section.require(key, |node| pem_file(node, folder))?;
+        Some(path.to_string_lossy().into_owned())
+    };
+    let (cert, key) = (file("cert"), file("key"));
+    let redirect = section.get("redirect", value::flag).unwrap_or(false);
+    if redirect && !has_http {
+        let message = "there is no address without TLS to redirect from".to_owned();
+        section.refuse("redirect", message, "write under [listen]: http = \"0.0.0.0:80\", or remove it");
+    }
+    let hsts_ms = section.get("hsts", value::duration_ms);
+    Some(Tls { cert: cert?, key: key?, redirect, hsts_ms })
+}
+
+/// One that is there and can be read: what is in it, the proxy says.
+fn pem_file(node: &Node, folder: &Path) -> Result<PathBuf, Wrong> {
+    let path = super::absolute(folder, &value::text_up_to(4096)(node)?);
+    match std::fs::read(&path) {
+        Ok(bytes) if bytes.windows(11).any(|window| window == b"-----BEGIN ") => Ok(path),
+        Ok(_) => Err(Wrong::Value(
+            format!("{} is not a PEM file", path.display()),
+            "it begins with -----BEGIN, as certbot and openssl write it".to_owned(),
+        )),
+        Err(error) => Err(Wrong::Value(
+            format!("{} cannot be read: {error}", path.display()),
+            "correct the path, or let the user of the daemon read it".to_owned(),
+        )),
     }
 }
 
@@ -172,6 +226,9 @@ fn refused_by_proxy(change: impl FnOnce(&mut table::App)) -> bool {
         trusted_proxies: Vec::new(),
         version_header: None,
         limits: table::Limits::default(),
+        tls: None,
+        redirect_to: None,
+        hsts_s: None,
         endpoints: Vec::new(),
     };
     change(&mut app);

@@ -123,6 +123,14 @@ fn listen() -> Value {
                 "An address with a port, such as 127.0.0.1:8080.",
             ),
         ),
+        (
+            "https",
+            described(
+                json!({ "type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$" }),
+                "An address with a port for clients with TLS, such as 0.0.0.0:443.",
+            ),
+        ),
+        ("tls", described(tls(), "The certificate for https.")),
         ("unix", described(text(), "The path of a Unix socket, behind nginx.")),
         (
             "trusted_proxies",
@@ -160,8 +168,38 @@ fn listen() -> Value {
         ),
         ("limits", described(limits(), "What one client may take.")),
     ]);
-    put(&mut listen, "anyOf", json!([{ "required": ["http"] }, { "required": ["unix"] }]));
+    put(
+        &mut listen,
+        "anyOf",
+        json!([{ "required": ["http"] }, { "required": ["https"] }, { "required": ["unix"] }]),
+    );
     listen
+}
+
+fn tls() -> Value {
+    let mut tls = table(vec![
+        ("cert", described(text(), "The chain of certificates, as PEM; read anew when it changes.")),
+        ("key", described(text(), "Its key, as PEM.")),
+        (
+            "redirect",
+            default(
+                described(
+                    json!({ "type": "boolean" }),
+                    "Send requests to the address without TLS to the one with it.",
+                ),
+                json!(false),
+            ),
+        ),
+        (
+            "hsts",
+            described(
+                time("", 0),
+                "Browsers shall come with TLS only, for so long; not at all, if it is not written.",
+            ),
+        ),
+    ]);
+    put(&mut tls, "required", json!(["cert", "key"]));
+    tls
 }
 
 fn limits() -> Value {

@@ -181,6 +181,9 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
 fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
     let listen = known.listen.as_ref()?;
     let http = listen.http.iter().filter_map(|a| a.parse().ok()).map(proxy::Listen::Http);
+    let https_address = listen.https.as_ref().and_then(|address| address.parse().ok());
+    let https = https_address.map(proxy::Listen::Https);
+    let tls = listen.tls.as_ref();
     let unix = listen.unix.iter().map(|path| proxy::Listen::Unix(PathBuf::from(path)));
     let endpoints = known.routes.values().filter_map(|route| {
         Some(proxy::Endpoint {
@@ -204,10 +207,13 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
     });
     Some(proxy::App {
         app: name.to_string(),
-        listen: http.chain(unix).collect(),
+        listen: http.chain(https).chain(unix).collect(),
         trusted_proxies: listen.trusted_proxies.clone(),
         version_header: listen.version_header.clone().filter(|h| !h.is_empty()),
         limits: crate::config::proxy_limits(listen),
+        tls: tls.map(|tls| proxy::TlsFiles { cert: PathBuf::from(&tls.cert), key: PathBuf::from(&tls.key) }),
+        redirect_to: https_address.filter(|_| tls.is_some_and(|tls| tls.redirect)),
+        hsts_s: tls.and_then(|tls| tls.hsts_ms).map(|ms| ms / 1000),
         endpoints: endpoints.collect(),
     })
 }

@@ -15,6 +15,8 @@ fn good(text: &str, sets: &[(&str, &str)]) -> Loaded {
     load(dir.path(), text, sets, Secrets::Require).unwrap_or_else(|error| panic!("{}", error.rendered(PLAIN)))
 }
 
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
 const FULL: &str = r#"
 name = "web"
 version = "3.1"
@@ -30,11 +32,17 @@ stop_signal = "SIGINT"
 protocol = "h2c"
 [listen]
 http = "[::]:80"
+https = "[::]:443"
 unix = "web.sock"
 trusted_proxies = ["127.0.0.1/32", "unix"]
 version_header = ""
 hold = "20s"
 drain_spread = "500ms"
+[listen.tls]
+cert = "chain.pem"
+key = "dist/key.pem"
+redirect = true
+hsts = "8760h"
 [listen.limits]
 header_size = 4096
 headers = 50
@@ -79,6 +87,9 @@ history_limit = 3
 #[test]
 fn every_key_is_read() {
     let dir = folder();
+    for file in ["chain.pem", "dist/key.pem"] {
+        fs::write(dir.path().join(file), PEM).unwrap();
+    }
     let loaded =
         load(dir.path(), FULL, &[], Secrets::Require).unwrap_or_else(|e| panic!("{}", e.rendered(PLAIN)));
     let rollout = RolloutSettings {
@@ -120,6 +131,11 @@ fn every_key_is_read() {
         ..trundle_proxy::Limits::default()
     };
     assert_eq!(config::proxy_limits(&listen), limits);
+    assert_eq!(listen.https.as_deref(), Some("[::]:443"));
+    let tls = listen.tls.unwrap();
+    assert_eq!(tls.cert, dir.path().join("chain.pem").display().to_string());
+    assert_eq!(tls.key, dir.path().join("dist/key.pem").display().to_string());
+    assert_eq!((tls.redirect, tls.hsts_ms), (true, Some(8_760 * 3_600_000)));
     let draft = loaded.draft;
     assert_eq!(draft.command, ["./server", "--port={port}", "{{}}"]);
     assert_eq!(draft.cwd, dir.path());
@@ -261,6 +277,9 @@ fn what_init_writes_is_good_and_says_the_defaults() {
         .map(|line| format!("{line}\n"))
         .collect();
     fs::copy(dir.path().join("server"), dir.path().join("dist/server")).unwrap();
+    for file in ["fullchain.pem", "privkey.pem"] {
+        fs::write(dir.path().join(file), PEM).unwrap();
+    }
     let loaded =
         load(dir.path(), &all, &[], Secrets::Optional).unwrap_or_else(|e| panic!("{}", e.rendered(PLAIN)));
     let check = loaded.draft.health.ready;

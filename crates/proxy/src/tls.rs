@@ -1,0 +1,159 @@
+//! TLS towards clients: the certificate of an app, from files that are read anew when they change, and the handshake.
+//!
+//! A certificate that was good stays in force until another good one is there: a file that is half written, or a key that does not
+//! belong to it, takes no address away.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::table::TlsFiles;
+
+/// What a client may ask for, the better one first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Of one app.
+pub struct Tls {
+    pub files: TlsFiles,
+    pub config: Arc<ServerConfig>,
+    certificate: Arc<Certificate>,
+    /// How the files looked when they were read.
+    stamp: Mutex<Stamp>,
+}
+
+impl Tls {
+    /// Reads the files. The error says which one is wrong, and how.
+    pub fn load(files: &TlsFiles) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let stamp = Stamp::of(files);
+        let certificate = Arc::new(Certificate(ArcSwap::from_pointee(read(files, &provider)?)));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::<Certificate>::clone(&certificate));
+        config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
+        config.ticketer = ring::Ticketer::new().map_err(|error| error.to_string())?;
+        Ok(Self { files: files.clone(), config: Arc::new(config), certificate, stamp: Mutex::new(stamp) })
+    }
+
+    /// Reads the files again if they have changed. What was in force stays, if they are no good.
+    pub fn renew(&self) -> Option<Result<(), String>> {
+        let mut known = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(&self.files);
+        if *known == stamp {
+            return None;
+        }
+        *known = stamp;
+        let provider = CryptoProvider::clone(self.config.crypto_provider());
+        Some(read(&self.files, &provider).map(|certificate| self.certificate.0.store(Arc::new(certificate))))
+    }
+}
+
+/// The one in force.
+struct Certificate(ArcSwap<CertifiedKey>);
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a certificate")
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// Changes when a file is written over or replaced.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp([Option<(u64, u64, i64, i64)>; 2]);
+
+impl Stamp {
+    fn of(files: &TlsFiles) -> Self {
+        let of = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+        };
+        Self([of(&files.cert), of(&files.key)])
+    }
+}
+
+fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+    let (cert, key) = (files.cert.display(), files.key.display());
+    let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|error| format!("the certificate {cert} cannot be read: {error}"))?;
+    if chain.is_empty() {
+        return Err(format!("there is no certificate in {cert}"));
+    }
+    let private = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| format!("the key {key} cannot be read: {error}"))?;
+    CertifiedKey::from_der(chain, private, provider)
+        .map_err(|error| format!("the key {key} does not go with the certificate {cert}: {error}"))
+}
+
+/// A client's stream behind its handshake.
+pub struct Secure(TlsStream<TcpStream>);
+
+pub async fn accept(config: Arc<ServerConfig>, stream: TcpStream) -> io::Result<Secure> {
+    TlsAcceptor::from(config).accept(stream).await.map(Secure)
+}
+
+impl AsFd for Secure {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().0.as_fd()
+    }
+}
+
+impl AsyncRead for Secure {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secure {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Plants a bug for a test that has not caught one by itself, and looks whether the test finds it.
+
+`plants.py grpc` plants only those with the word in their name. The work tree must be clean: it is changed, and put back. Prints a row a
+plant; ends with 1 if one was not found. The guards of the invariants are taken out by guards.py.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# What is wrong, the file, as it stands, as it is with the bug, and the test that must fail.
+PLANTS = [
+    ("a secret is written into the template", "crates/drivers/src/prepare.rs",
+     "        draft.env.remove(key);\n", "        draft.env.insert(key.clone(), secret.expose().to_owned());\n",
+     ["-p", "trundle-drivers", "--test", "prepare"]),
+    ("a number beyond its range is taken", "crates/trundle/src/config/value.rs",
+     ".filter(|n| (least..=most).contains(n))", "", ["-p", "trundle", "--test", "config"]),
+    ("a batch is twice as large", "crates/core/src/decide/moves.rs",
+     "batch.saturating_mul(complete + u32::from(!waits))", "batch.saturating_mul(complete + 2 * u32::from(!waits))",
+     ["-p", "trundle-sim", "--test", "scenarios"]),
+    ("a rollout may be in work twice at once", "crates/sim/src/outcome.rs",
+     "size.div_ceil(at_once.min(size))", "size.div_ceil((2 * at_once).min(size))", ["-p", "trundle-sim", "--test", "limits"]),
+    ("the simulator never says that a drain is proven", "crates/sim/src/world.rs",
+     "drains.then_some((key, Fact::Drained", "(drains && false).then_some((key, Fact::Drained",
+     ["-p", "trundle", "--test", "e2e", "--", "simulated"]),
+    ("a held request is refused when its instance comes", "crates/proxy/src/forward.rs",
+     "    let _ = tokio::time::timeout_at(again.into(), changed).await;\n    true",
+     "    tokio::time::timeout_at(again.into(), changed).await.is_err()", ["-p", "trundle-proxy", "--test", "hold"]),
+    ("a stream that was refused counts as looked at", "crates/proxy/src/pool.rs",
+     "h2.reason() == Some(h2::Reason::REFUSED_STREAM)", "false", ["-p", "trundle-proxy", "--test", "http2"]),
+    ("a body that is sent again does not begin anew", "crates/proxy/src/replay.rs",
+     "            source.next = 0;\n", "", ["-p", "trundle-proxy", "--test", "http2"]),
+    ("gRPC streams are ended without a word", "crates/proxy/src/endless.rs",
+     "Some(Frame::trailers(calls::unavailable()))", "None", ["-p", "trundle", "--test", "real", "--", "grpc"]),
+]
+
+
+def found_by(test: list[str]) -> list[str]:
+    """The tests that failed; one line of the compiler if it did not come to that."""
+    ran = subprocess.run(["cargo", "test", "-q", *test], cwd=ROOT, capture_output=True, text=True,
+                         env={**os.environ, "RUST_BACKTRACE": "0"})
+    if ran.returncode == 0:
+        return []
+    said = ran.stdout + ran.stderr
+    failed = re.findall(r"^    ([a-z_:0-9]+)$", said, re.M)
+    return sorted(set(failed)) or ["not tried: " + next((l for l in said.splitlines() if l.startswith("error")), said[-200:])]
+
+
+def main(words: list[str]) -> int:
+    if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout:
+        print("the work tree is not clean: commit or stash first", file=sys.stderr)
+        return 2
+    missed = 0
+    for name, file, stands, planted, test in PLANTS:
+        if words and not any(word in name for word in words):
+            continue
+        path = ROOT / file
+        text = path.read_text()
+        if text.count(stands) != 1:
+            found = [f"not tried: {file} has {text.count(stands)} times: {stands.strip()}"]
+        else:
+            try:
+                path.write_text(text.replace(stands, planted))
+                found = found_by(test)
+            finally:
+                path.write_text(text)
+        good = bool(found) and not found[0].startswith("not tried")
+        missed += not good
+        print("ok " if good else "BAD", f"{name:55}", "found by", ", ".join(found) or "nothing", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
