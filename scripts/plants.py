@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plants a bug for a test that has not caught one by itself, and looks whether the test finds it.
 
-`plants.py grpc` plants only those with the word in their name. The work tree must be clean: it is changed, and put back. Prints a row a
+`plants.py gRPC` plants only those with the word in their name; `plants.py --texts` only looks whether each can be planted. The work tree must be clean: it is changed, and put back. Prints a row a
 plant; ends with 1 if one was not found. The guards of the invariants are taken out by guards.py.
 """
 
@@ -51,7 +51,18 @@ def found_by(test: list[str]) -> list[str]:
     return sorted(set(failed)) or ["not tried: " + next((l for l in said.splitlines() if l.startswith("error")), said[-200:])]
 
 
+def all_fit() -> int:
+    """Without a build: what each replaces is in its file, once."""
+    lost = [(name, file) for name, file, stands, _, _ in PLANTS if (ROOT / file).read_text().count(stands) != 1]
+    for name, file in lost:
+        print(f"plants.py: cannot be planted in {file}: {name}", file=sys.stderr)
+    print(f"{len(PLANTS)} bugs can be planted" if not lost else f"{len(lost)} cannot")
+    return 1 if lost else 0
+
+
 def main(words: list[str]) -> int:
+    if words == ["--texts"]:
+        return all_fit()
     if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout:
         print("the work tree is not clean: commit or stash first", file=sys.stderr)
         return 2
