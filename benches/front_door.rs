@@ -280,7 +280,7 @@ fn nginx_conf(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: Socke
 fn haproxy_cfg(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: SocketAddr) -> String {
     let both = dir.join("both.pem");
     format!(
-        "global\n  nbthread 1\n  maxconn 10000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 75s\n  timeout server 60s\n\
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 75s\n  timeout server 60s\n\
          \x20 http-reuse always\nfrontend f\n  bind {plain}\n  bind {tls} ssl crt {} alpn h2,http/1.1\n  option forwardfor\n\
          \x20 http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  http-response set-header X-App-Version 1\n  default_backend b\n\
          backend b\n  server s {backend} pool-max-conn 4096\n",
