@@ -152,7 +152,8 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// From the last byte that went up to the head of the response.
     pub response_timeout_ms: u64,
-    /// For one attempt to connect to an endpoint.
+    /// For one attempt to connect to an endpoint. One whose queue is full drops the first packet, and Linux sends it again after
+    /// 1 s and 3 s: a limit of 1 s would give up just before.
     pub connect_timeout_ms: u64,
     /// Streams that must move to another endpoint are told at moments spread over this time.
     pub drain_spread_ms: u64,
@@ -173,7 +174,7 @@ impl Default for Limits {
             header_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
             response_timeout_ms: 60_000,
-            connect_timeout_ms: 1_000,
+            connect_timeout_ms: 5_000,
             drain_spread_ms: 2_000,
             hold_ms: 0,
             hold_requests: 1_000,

@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
@@ -90,6 +90,27 @@ fn when_nobody_can_be_reached_the_answer_is_502() {
     assert_eq!((answer.status, answer.text()), (502, "no instance of web could be reached\n"));
     let stats = proxy.control.app();
     assert_eq!((stats.total, stats.lost, stats.lost_by_reason["connect_failed"]), (1, 1, 1));
+}
+
+/// Its queue is full, so that the kernel drops what asks for a connection; the next packet comes a second later.
+#[test]
+fn who_is_slow_to_accept_is_waited_for() {
+    let mut proxy = Proxy::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let fills_the_queue = TcpStream::connect(address).unwrap();
+    proxy.route(vec![routed("web-1-1", address)]);
+    let front = proxy.address;
+    let client = thread::spawn(move || get(front, "/"));
+    // By now it has asked, and was not heard.
+    thread::sleep(Duration::from_millis(500));
+    assert!(!client.is_finished());
+    let app = Upstream::on(listener, |_, stream| respond(stream, 200, "late"));
+    let answer = client.join().unwrap();
+    assert_eq!((answer.status, answer.text(), app.count()), (200, "late", 1));
+    assert_eq!(proxy.control.app().lost, 0);
+    drop(fills_the_queue);
 }
 
 #[test]

@@ -251,7 +251,13 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(handler: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), handler)
+    }
+
+    pub fn on(
+        listener: TcpListener,
+        handler: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let upstream =
             Self { address: listener.local_addr().unwrap(), requests: Arc::default(), seen: Arc::default() };
         let (requests, seen) = (Arc::clone(&upstream.requests), Arc::clone(&upstream.seen));

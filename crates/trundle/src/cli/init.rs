@@ -116,7 +116,7 @@ drain_spread = "2s"               # WebSockets and event streams that have to mo
 # header_timeout = "10s"
 # idle_timeout = "75s"
 # response_timeout = "60s"        # then 504
-# connect_timeout = "1s"
+# connect_timeout = "5s"
 # connections = 10000             # above it, new clients wait
 
 # When may an instance get requests? Without this table: as soon as its port takes a connection.

@@ -62,7 +62,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("header_timeout", "\"10s\""),
             ("idle_timeout", "\"75s\""),
             ("response_timeout", "\"60s\""),
-            ("connect_timeout", "\"1s\""),
+            ("connect_timeout", "\"5s\""),
             ("connections", "10000"),
         ],
     ),
