@@ -1,7 +1,8 @@
 //! The proxy beside nginx and HAProxy: the same backend, one core for the proxy, one for the client and the backend, rounds one after
 //! the other, nginx twice as a control (A/A).
 //!
-//! `cargo bench -p trundle --bench front_door` prints the tables. What counts is CPU per request, from `/proc`: it hardly depends on what
+//! `cargo bench --profile dist -p trundle --bench front_door` prints the tables, for the proxy as it is shipped; `-- --only 2,000` those
+//! loads that are named so. What counts is CPU per request, from `/proc`: it hardly depends on what
 //! else the machine does. It measures; it judges nothing. Needs `nginx`, `haproxy`, `wrk`, `h2load`, `taskset`, `openssl`; what is missing
 //! is said, and left out.
 
@@ -59,8 +60,9 @@ fn main() {
         "errors",
     ];
     table("The front door", &columns);
-    let loads: &[Load] = if quick() { &LOADS[..1] } else { LOADS };
-    loads.iter().for_each(|load| world.compare(load));
+    let only = args.iter().skip_while(|arg| *arg != "--only").nth(1);
+    let loads = LOADS.iter().filter(|load| only.is_none_or(|only| load.name.contains(only.as_str())));
+    loads.take(if quick() { 1 } else { LOADS.len() }).for_each(|load| world.compare(load));
 }
 
 fn found(program: &str) -> bool {

@@ -35,8 +35,6 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Of an answer of HTTP/2.
 const MOST_HEADER_BYTES: u32 = 256 * 1024;
-/// Waiting connections per endpoint and thread.
-const MOST_IDLE: usize = 256;
 
 /// The pools of one worker thread, by the row of the endpoint.
 pub struct Pools {
@@ -210,9 +208,8 @@ impl Pools {
         }
         let mut pools = self.by_row.borrow_mut();
         let pool = pools[endpoint.row.index()].as_mut().filter(|pool| Arc::ptr_eq(&pool.endpoint, endpoint));
-        if let Some(pool) = pool
-            && pool.idle.len() < MOST_IDLE
-        {
+        // No more wait than were in use at once a moment ago: closing some of them would only have them opened again.
+        if let Some(pool) = pool {
             pool.idle.push((upstream, Instant::now()));
             drop(pools);
             self.sweep_while_idle();
