@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use common::{Sorted, quick, rounds, table};
 use trundle_proxy::{
-    App, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Request,
+    App, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
     SOCKET_NAME, Table, TlsFiles,
 };
 
@@ -331,8 +331,16 @@ fn trundle(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: SocketAd
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         client.send(&Request::SetTable(table)).await.unwrap();
-        client.recv().await.unwrap();
+        loop {
+            match client.recv().await.unwrap() {
+                Some(Reply::Acked { .. }) => break,
+                Some(Reply::Refused { reason }) => panic!("the proxy does not take the table: {reason}"),
+                Some(_) => {}
+                None => panic!("the proxy is gone"),
+            }
+        }
     });
+    assert!(TcpStream::connect(plain).is_ok(), "Trundle does not listen on {plain}");
     subject
 }
 
@@ -357,7 +365,12 @@ fn measure(subject: &Subject, load: &Load) -> Round {
     let (before, began) = (cpu_us(&pids), Instant::now());
     let said = if load.http2 { h2load(&url, load, seconds) } else { wrk(&url, load, seconds) };
     let (took, cpu) = (began.elapsed().as_secs_f64(), cpu_us(&pids) - before);
-    assert!(said.requests > 0.0, "{}: no request was answered at {url}", subject.name);
+    assert!(
+        said.requests > 0.0,
+        "{}: no request was answered at {url}, {} errors",
+        subject.name,
+        said.errors
+    );
     Round {
         per_second: said.requests / took,
         cpu_us: cpu / said.requests,

@@ -322,7 +322,7 @@ fn an_early_answer_leaves_no_dirty_connection_behind() {
     let mut proxy = Proxy::start();
     // Answers 413 after the head, without reading the body, and would take the rest of it for another request.
     let app = Upstream::says("never used");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let early = listener.local_addr().unwrap();
     thread::spawn(move || {
         let mut kept = Vec::new();
