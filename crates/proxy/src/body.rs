@@ -167,6 +167,8 @@ impl Body for ResponseBody {
                     // The endpoint's connection, or its stream, is not at its end: it is closed with this.
                     if let Some(exchange) = exchange.take() {
                         exchange.told();
+                        // The connection is at rest again as soon as this is flushed.
+                        client.connection.answer_pending();
                         return Poll::Ready(last_words.map(Ok));
                     }
                 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker, ready};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,9 @@ use crate::worker::{Door, Worker};
 
 /// As much of a first request as is read before hyper reads for itself.
 const FIRST_READ: usize = 8 * 1024;
+/// A new connection has so long to send its first request though the proxy stops: its client would not try again, as it does on
+/// one that it has used.
+const FRESH: Duration = Duration::from_secs(1);
 pub const NEVER: Duration = Duration::from_secs(86_400);
 
 /// A client of HTTP/2 that waits and is told to go has so long to answer.
@@ -214,17 +217,25 @@ impl Connection {
         self.wake();
     }
 
-    /// Close now if the client does not take the answer of this endpoint: a blocked answer would hear of no cut.
+    /// Close now what the client does not take of the answers of this endpoint: a blocked answer would hear of no cut. A
+    /// connection with streams goes on: others of them may be with other endpoints.
     pub fn cut_if_blocked(&self, row: EndpointRow) {
-        let of_row = |turn: &Rc<Turn>| turn.is_with(row);
-        for turn in self.live_turns().into_iter().filter(of_row) {
-            if self.write_blocked.get().is_some() {
-                self.killed.set(true);
-                self.wake();
-            } else if turn.is_stalled() {
+        let turns = self.live_turns();
+        let mut of_row = turns.iter().filter(|turn| turn.is_with(row));
+        if self.has_streams() {
+            of_row.filter(|turn| turn.is_stalled()).for_each(|turn| {
                 turn.reset();
-            }
+            });
+        } else if self.write_blocked.get().is_some() && (of_row.next().is_some() || self.has_buffered_of(row))
+        {
+            self.killed.set(true);
+            self.wake();
         }
+    }
+
+    /// The end of an answer lies in our own buffers, while the instance has done its part.
+    fn has_buffered_of(&self, row: EndpointRow) -> bool {
+        self.buffered.borrow().iter().any(|exchange| exchange.claim().endpoint().row == row)
     }
 
     fn live_turns(&self) -> Vec<Rc<Turn>> {
@@ -386,6 +397,7 @@ pub async fn serve_tls(stream: TcpStream, state: Rc<Connection>) {
 async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, state: &Connection) -> Option<Bytes> {
     let mut early = BytesMut::with_capacity(FIRST_READ);
     let mut timer = pin!(tokio::time::sleep_until(state.next_deadline().into()));
+    let fresh_until = tokio::time::Instant::now() + FRESH;
     std::future::poll_fn(|cx| {
         state.set_waker(cx.waker());
         loop {
@@ -394,17 +406,20 @@ async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, state: &Connection) -
             if !is_open {
                 return Poll::Ready(Some(()));
             }
-            if early.is_empty() && (state.is_closing() || timer.as_mut().poll(cx).is_ready()) {
-                return Poll::Ready(None);
+            match pin!(stream.read_buf(&mut early)).poll(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Pending => {}
             }
-            // What is no request yet is for hyper to refuse.
-            if state.is_closing() || timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some(()));
+            if state.is_closing() && timer.deadline() > fresh_until {
+                timer.as_mut().reset(fresh_until);
             }
-            match ready!(pin!(stream.read_buf(&mut early)).poll(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(None),
-                Ok(_) => {}
+            let is_over = timer.as_mut().poll(cx).is_ready();
+            // A part of a preface is no request yet: hyper refuses it.
+            if is_over || (state.is_closing() && !early.is_empty()) {
+                return Poll::Ready((!early.is_empty()).then_some(()));
             }
+            return Poll::Pending;
         }
     })
     .await?;
@@ -435,14 +450,13 @@ where
             if state.killed.get() {
                 return Poll::Ready(Verdict::Close);
             }
-            if state.closing.get() && !told_to_close {
-                told_to_close = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+            // First, so that a request that is here already is answered and not closed away.
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(state.last_verdict(&result));
             }
             if state.closing.get() && !told_to_close {
+                told_to_close = true;
+                Pin::new(&mut connection).graceful_shutdown();
                 continue;
             }
             let deadline = state.next_deadline();

@@ -54,13 +54,22 @@ enum Sent {
     Gone,
 }
 
-/// Answers one request.
-pub async fn serve(
+/// Answers one request, which has begun with this call and not when it is looked at for the first time: the task that serves it
+/// is told right after it.
+pub fn serve(
     connection: Rc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Gone> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Gone>> {
     let started = Instant::now();
     let client = Turn::begin(connection, started, !request.body().is_end_stream());
+    answer(client, request, started)
+}
+
+async fn answer(
+    client: Rc<Turn>,
+    request: Request<Incoming>,
+    started: Instant,
+) -> Result<Response<ResponseBody>, Gone> {
     let connection = &client.connection;
     let shared = &connection.worker.shared;
     let Some(route) = shared.snapshot.load().apps.get(&connection.app).cloned() else {

@@ -79,8 +79,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
-        if let Poll::Ready(Ok(())) = result {
-            self.state.flushed();
+        match result {
+            // Behind TLS writes are always taken: that the client takes nothing is seen here.
+            Poll::Pending => self.state.blocked(),
+            Poll::Ready(Ok(())) => self.state.flushed(),
+            Poll::Ready(Err(_)) => {}
         }
         result
     }

@@ -186,7 +186,8 @@ impl Worker {
 
     async fn accept_on(self: Rc<Self>, door: Door, socket: OwnedFd) {
         match door.listen {
-            Listen::Http(_) => {
+            Listen::Http(_) | Listen::Https(_) => {
+                let is_secure = matches!(door.listen, Listen::Https(_));
                 let listener = TcpListener::from_std(socket.into());
                 let Ok(listener) = listener else { return self.report(&door) };
                 loop {
@@ -196,22 +197,12 @@ impl Worker {
                         continue;
                     };
                     let _ = stream.set_nodelay(true);
-                    self.spawn(&door, Peer::Ip(peer.ip()), place, |state| connection::serve(stream, state));
-                }
-            }
-            Listen::Https(_) => {
-                let listener = TcpListener::from_std(socket.into());
-                let Ok(listener) = listener else { return self.report(&door) };
-                loop {
-                    let place = self.await_room(&door).await;
-                    let Ok((stream, peer)) = listener.accept().await else {
-                        backoff().await;
-                        continue;
-                    };
-                    let _ = stream.set_nodelay(true);
-                    self.spawn(&door, Peer::Ip(peer.ip()), place, |state| {
-                        connection::serve_tls(stream, state)
-                    });
+                    let peer = Peer::Ip(peer.ip());
+                    if is_secure {
+                        self.spawn(&door, peer, place, |state| connection::serve_tls(stream, state));
+                    } else {
+                        self.spawn(&door, peer, place, |state| connection::serve(stream, state));
+                    }
                 }
             }
             Listen::Unix(_) => {

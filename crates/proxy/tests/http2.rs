@@ -348,6 +348,60 @@ fn refuse_streams(mut stream: std::net::TcpStream) {
     });
 }
 
+/// Two requests on one connection, of which the first is cut: its client does not take the answer.
+#[test]
+fn a_cut_ends_the_stream_that_stands_still_and_no_other() {
+    let mut proxy = Proxy::start();
+    let old = Http2App::start(100, |_| async {
+        Response::new(Full::from(vec![b'x'; 8 << 20]).boxed()) // more than all windows
+    });
+    let gate = Arc::new(Notify::new());
+    let wait = Arc::clone(&gate);
+    let new = Http2App::start(100, move |_| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.notified().await;
+            Response::new(whole("done"))
+        }
+    });
+    proxy.route(vec![by_http2("web-1-1", old.address)]);
+    let (address, steps) = (proxy.address, Steps::new());
+    let mut sender = steps.run(client(address));
+    let stands_still = steps.run(sender.send_request(get_request(address, "/"))).unwrap();
+    let mut leaving = by_http2("web-1-1", old.address);
+    leaving.state = Draining;
+    proxy.route(vec![leaving.clone(), by_http2("web-2-1", new.address)]);
+    let answer = steps.0.spawn(sender.send_request(get_request(address, "/")));
+    until("the second request", || (proxy.control.app().endpoints[1].in_flight == 1).then_some(()));
+    leaving.state = Cut;
+    proxy.route(vec![leaving, by_http2("web-2-1", new.address)]);
+    assert_eq!(proxy.control.await_drained("web-1-1"), 1);
+    gate.notify_waiters();
+    assert_eq!(steps.run(async { text(answer.await.unwrap().unwrap()).await }), "done");
+    assert!(steps.run(stands_still.into_body().collect()).is_err());
+    let stats = proxy.control.app_with(2);
+    assert_eq!((stats.cut, stats.crashed, stats.lost, stats.total), (1, 0, 0, 2), "{stats:?}");
+}
+
+/// One that begins on a connection with nothing on it has its own time, and not that of the connection.
+#[test]
+fn an_app_that_does_not_answer_in_time_is_given_up_on_a_connection_that_waited() {
+    let mut proxy = Proxy::start_with(|app| app.limits.response_timeout_ms = 200);
+    let app = Http2App::start(100, |request| async move {
+        if request.uri().path() == "/never" {
+            std::future::pending::<()>().await;
+        }
+        Response::new(whole("ok"))
+    });
+    proxy.route(vec![by_http2("web-1-1", app.address)]);
+    let (address, steps) = (proxy.address, Steps::new());
+    let mut sender = steps.run(client(address));
+    assert_eq!(steps.run(sender.send_request(get_request(address, "/"))).unwrap().status(), 200);
+    std::thread::sleep(Duration::from_millis(50));
+    let late = steps.run(sender.send_request(get_request(address, "/never"))).unwrap();
+    assert_eq!(late.status(), 504);
+}
+
 /// A proxy that ends says so with GOAWAY, and finishes what is open.
 #[test]
 fn a_proxy_that_stops_finishes_its_streams() {

@@ -6,6 +6,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
+use std::time::Duration;
 
 use common::*;
 use trundle_proxy::EndpointState::Draining;
@@ -138,6 +139,23 @@ fn one_proxy_per_state_directory_and_a_private_socket() {
     let error = second.unwrap_err();
     assert!(matches!(error, ProxyError::AlreadyRunning { pid: Some(_), .. }), "{error}");
     assert!(path.exists(), "the living one's socket is not stolen");
+}
+
+/// Its client has just connected, and would not try again as on a connection that it has used.
+#[test]
+fn who_has_just_connected_is_answered_though_the_proxy_ends() {
+    let mut proxy = Proxy::start();
+    let app = Upstream::says("done");
+    proxy.route(vec![routed("a", app.address)]);
+    let address = proxy.address;
+    let mut new = Http::connect(address);
+    thread::sleep(Duration::from_millis(50)); // it is accepted
+    proxy.control.send(&Request::Stop);
+    until("new clients to be refused", || std::net::TcpStream::connect(address).is_err().then_some(()));
+    new.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = new.answer().unwrap();
+    assert_eq!((answer.text(), answer.header("connection")), ("done", Some("close")));
+    proxy.stop();
 }
 
 #[test]

@@ -40,6 +40,11 @@ impl Disk {
         self.0.borrow_mut().journal.full = full;
     }
 
+    /// Writes that a full disk has refused.
+    pub fn refused(&self) -> u64 {
+        self.0.borrow().journal.refused
+    }
+
     pub fn crash_at(&self, at: CrashAt) {
         let mut inner = self.0.borrow_mut();
         inner.crash = Some(CrashAt { append: inner.appends + at.append, ..at });

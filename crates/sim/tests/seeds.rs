@@ -282,12 +282,15 @@ impl Run<'_> {
                 self.without_daemon();
             }
             21 => {
-                self.note("disk full");
+                let refused = self.sim.disk.refused();
                 self.sim.disk.set_full(true);
                 for _ in 0..10 {
                     self.step();
                 }
                 self.sim.disk.set_full(false);
+                if self.sim.disk.refused() > refused {
+                    self.note("disk full");
+                }
             }
             22 if self.dice.u8(..4) == 0 => {
                 self.note("reboot");

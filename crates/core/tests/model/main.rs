@@ -61,6 +61,7 @@ fn no_order_of_events_breaks_a_rule() {
         met.0.len(),
         sometimes::MUST.len()
     );
+    met.0.iter().for_each(|moment| println!("met: {moment}"));
     if asked.as_deref().is_none_or(|asked| asked == "full") {
         assert!(met.missing().is_empty(), "never met, so nothing is proven about it: {:?}", met.missing());
     }

@@ -12,11 +12,14 @@ pub struct MemoryJournal {
     pub kept_time: Millis,
     /// The next appends fail as a full disk does.
     pub full: bool,
+    /// So many have.
+    pub refused: u64,
 }
 
 impl Store for MemoryJournal {
     fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
         if self.full {
+            self.refused += 1;
             return Err(JournalError::Full("no space left".into()));
         }
         self.entries.extend_from_slice(entries);

@@ -83,16 +83,17 @@ fn peak(mix: &BTreeMap<String, u32>) -> String {
 /// `1,000 requests: 3.1 600, 3.2 400; lost 0, crashed 0 …`
 pub fn requests(requests: Option<&Requests>) -> String {
     let Some(r) = requests else { return "requests were not counted".to_owned() };
-    if r.total == 0 {
+    // What waits was not answered yet, and is not nothing.
+    if r.total == 0 && r.held == 0 {
         return "no requests".to_owned();
     }
     let by: Vec<_> = r.by_version.iter().map(|(version, n)| format!("{version} {n}")).collect();
+    let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
     let lost = if r.lost == 0 { green("lost 0") } else { red(&format!("lost {}", r.lost)) };
     let held = if r.held == 0 { String::new() } else { format!(", waited {}", r.held) };
     format!(
-        "{} requests ({}): {lost}, crashed {}, cut {}{}, told {}{}, app errors {}{held}",
+        "{} requests{by}: {lost}, crashed {}, cut {}{}, told {}{}, app errors {}{held}",
         r.total,
-        by.join(", "),
         r.crashed,
         r.cut,
         kinds(&r.cut_by_kind),

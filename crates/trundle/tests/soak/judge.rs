@@ -82,7 +82,8 @@ impl<'a> Loss<'a> {
         let at_the_end = |to: u64| self.ended_ms <= to + NOTICED_LATE_MS;
         let kills = || deeds.iter().filter(|deed| deed.what == What::ProxyKilled);
         let proxy = kills().any(|d| during(d.from_ms, d.to_ms) && at_the_end(d.to_ms));
-        let before = self.kept && kills().any(|d| d.from_ms <= self.ended_ms);
+        // It was in use a moment before: an older kill has nothing to do with it.
+        let before = self.kept && kills().any(|d| d.from_ms <= self.ended_ms && at_the_end(d.to_ms));
         let just_before = self.kept && kills().any(|d| d.to_ms < self.began_ms && at_the_end(d.to_ms));
         // The proxy says so in the answer, and nobody else can know: only then it is the instance's death.
         let crashed = self.text.starts_with("502") && self.text.contains("ended before it had answered");
