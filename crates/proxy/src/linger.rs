@@ -23,13 +23,14 @@ const WHEN_CLOSING: Duration = Duration::from_secs(1);
 
 /// Closes our side, and reads until the client closes its own.
 pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, state: &Connection) {
-    if stream.shutdown().await.is_err() {
+    let pause = LONGEST_PAUSE.min(state.idle_timeout());
+    // Behind TLS the end must be written, which a client that reads nothing never takes.
+    if !matches!(tokio::time::timeout(pause, stream.shutdown()).await, Ok(Ok(()))) {
         return;
     }
     let mut end = Instant::now() + LONGEST;
     let mut left = MOST_BYTES;
     let mut bytes = vec![0; 64 * 1024];
-    let pause = LONGEST_PAUSE.min(state.idle_timeout());
     let mut timer = pin!(tokio::time::sleep(pause));
     std::future::poll_fn(|cx| {
         if state.is_closing() {

@@ -64,6 +64,11 @@ fn a_fixed_port_is_one_instance_at_a_time_and_its_clients_wait() {
     let load = load::start_quick(&site, 8, 5);
     let moved = site.deploy("2", &[]).expect(0);
     assert!(moved.stdout.contains("lost 0") && moved.stdout.contains("waited "), "{moved}");
+    // Between two swaps they are served, so that enough of them meet the next one.
+    let answer = || site.get("/").ok();
+    for _ in 0..100 {
+        wait_for("an answer of version 2", 10, answer);
+    }
     site.deploy("3", &["--set", "run.env.FAIL=exit:3"]).expect(10);
     site.run(&["rollback"]).expect(0);
     load.finish().expect_none_lost(200);
