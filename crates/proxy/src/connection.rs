@@ -223,7 +223,7 @@ impl Connection {
         let turns = self.live_turns();
         let mut of_row = turns.iter().filter(|turn| turn.is_with(row));
         if self.has_streams() {
-            of_row.filter(|turn| turn.is_stalled()).for_each(|turn| {
+            of_row.filter(|turn| turn.is_answering()).for_each(|turn| {
                 turn.reset();
             });
         } else if self.write_blocked.get().is_some() && (of_row.next().is_some() || self.has_buffered_of(row))

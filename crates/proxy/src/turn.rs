@@ -183,9 +183,9 @@ impl Turn {
         self.row.get() == Some(row)
     }
 
-    /// The client does not take what there is of the answer.
-    pub fn is_stalled(&self) -> bool {
-        self.answer_waits.get().is_some()
+    /// From here on nobody hears of the endpoint's end who does not take what there is of the answer.
+    pub fn is_answering(&self) -> bool {
+        self.phase.get() == Phase::Answering
     }
 
     pub fn set_task(&self, task: AbortHandle) {
