@@ -19,6 +19,7 @@ mod search;
 mod sometimes;
 
 use app::App;
+use search::Order;
 use sometimes::Sometimes;
 
 /// One state in so many is the beginning of a fair world; where apps are asked for, each is, or as `TRUNDLE_MODEL_FAIR` says.
@@ -36,16 +37,22 @@ fn no_order_of_events_breaks_a_rule() {
     let apps: Vec<App> = lines.iter().map(|line| line.parse().unwrap()).collect();
     let fair_every = std::env::var("TRUNDLE_MODEL_FAIR").ok().map(|every| every.parse().unwrap());
     let fair_every = fair_every.unwrap_or(if asked.is_some() { 1 } else { FAIR_EVERY });
+    // A search whose layers do not fit into memory.
+    let order = match std::env::var("TRUNDLE_MODEL_ORDER").as_deref() {
+        Ok("depth") => Order::Depth,
+        Ok("breadth") | Err(_) => Order::Breadth,
+        Ok(other) => panic!("TRUNDLE_MODEL_ORDER is {other:?}; it can be breadth or depth"),
+    };
     let mut met = Sometimes::default();
     let mut found = Vec::new();
-    for result in search::search_all(&apps, fair_every) {
+    for result in search::search_all(&apps, fair_every, order) {
         match result {
             Ok(one) => {
                 met.and(&one.sometimes);
                 found.push(one);
             }
             Err(counterexample) => panic!(
-                "{}\nThe shortest way there, as a file of crates/core/tests/model/replays:\n\n{}",
+                "{}\nThe way there, as a file of crates/core/tests/model/replays:\n\n{}",
                 counterexample.broken.0,
                 counterexample.scenario()
             ),

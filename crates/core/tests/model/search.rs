@@ -1,6 +1,7 @@
-//! Breadth first over everything that can happen, so that the first counterexample is a shortest one.
+//! Everything that can happen: breadth first, so that the first counterexample is a shortest one, or depth first, which
+//! keeps few whole states in memory at a time.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,17 @@ impl fmt::Display for Found {
     }
 }
 
-/// The rule that broke, and the shortest way there.
+/// Which state is looked at next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The oldest. A state is 3 KiB, and the widest layer stands in memory.
+    Breadth,
+    /// The newest. In memory stands one way down and what branches off it: for apps whose layers do not fit. `depth` is
+    /// then that of the longest way that was followed, and a counterexample is not a shortest one.
+    Depth,
+}
+
+/// The rule that broke, and the way there, the shortest one where the order is [`Order::Breadth`].
 #[derive(Debug)]
 pub struct Counterexample {
     pub app: App,
@@ -55,42 +66,45 @@ struct Trace {
 }
 
 /// Everything that is reachable. From one state in `fair_every` a fair world runs to its end.
-pub fn search(app: &App, fair_every: u128) -> Result<Found, Box<Counterexample>> {
+pub fn search(app: &App, fair_every: u128, order: Order) -> Result<Found, Box<Counterexample>> {
     let began = Instant::now();
     let mut sometimes = Sometimes::default();
     let broken = |broken, path| Box::new(Counterexample { app: *app, broken, path });
     let first = Node::first(app).map_err(|b| broken(b, Vec::new()))?;
     let mut seen: HashSet<Key> = HashSet::from([first.key(app)]);
     let mut traces: Vec<Trace> = vec![Trace { from: 0, happening: Happening::Tick }];
-    let mut layer = vec![(0_u32, first)];
+    let mut open = VecDeque::from([(0_u32, 0_usize, first)]);
     let (mut transitions, mut depth, mut fair_runs) = (0, 0, 0);
-    while !layer.is_empty() {
-        let mut next_layer = Vec::new();
-        for (at, node) in layer {
-            for happening in node.happenings(app) {
-                let next = node.after(app, happening, &mut sometimes);
-                let here = |last| path(&traces, at).into_iter().chain(last).collect();
-                let Some(next) = next.map_err(|b| broken(b, here(Some(happening))))? else { continue };
-                transitions += 1;
-                let key = next.key(app);
-                if !seen.insert(key) {
-                    continue;
-                }
-                if key % fair_every == 0 {
-                    fair_runs += 1;
-                    crate::fair::ends(app, &next, &mut sometimes)
-                        .map_err(|b| broken(b, here(Some(happening))))?;
-                }
-                let number = u32::try_from(traces.len()).expect("fewer states than fit in memory");
-                traces.push(Trace { from: at, happening });
-                next_layer.push((number, next));
+    while let Some((at, above, node)) = take(&mut open, order) {
+        depth = depth.max(above);
+        for happening in node.happenings(app) {
+            let next = node.after(app, happening, &mut sometimes);
+            let here = |last| path(&traces, at).into_iter().chain(last).collect();
+            let Some(next) = next.map_err(|b| broken(b, here(Some(happening))))? else { continue };
+            transitions += 1;
+            let key = next.key(app);
+            if !seen.insert(key) {
+                continue;
             }
+            if key % fair_every == 0 {
+                fair_runs += 1;
+                crate::fair::ends(app, &next, &mut sometimes)
+                    .map_err(|b| broken(b, here(Some(happening))))?;
+            }
+            let number = u32::try_from(traces.len()).expect("fewer states than fit in memory");
+            traces.push(Trace { from: at, happening });
+            open.push_back((number, above + 1, next));
         }
-        depth += usize::from(!next_layer.is_empty());
-        layer = next_layer;
     }
     let (states, took) = (traces.len(), began.elapsed());
     Ok(Found { app: *app, states, transitions, depth, fair_runs, took, sometimes })
+}
+
+fn take<T>(open: &mut VecDeque<T>, order: Order) -> Option<T> {
+    match order {
+        Order::Breadth => open.pop_front(),
+        Order::Depth => open.pop_back(),
+    }
 }
 
 fn path(traces: &[Trace], mut at: u32) -> Vec<Happening> {
@@ -105,14 +119,14 @@ fn path(traces: &[Trace], mut at: u32) -> Vec<Happening> {
 }
 
 /// All of them, the largest first, on two threads.
-pub fn search_all(apps: &[App], fair_every: u128) -> Vec<Result<Found, Box<Counterexample>>> {
+pub fn search_all(apps: &[App], fair_every: u128, order: Order) -> Vec<Result<Found, Box<Counterexample>>> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let worker = || {
         let mut found = Vec::new();
         loop {
             let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(app) = apps.get(n) else { return found };
-            let one = search(app, fair_every);
+            let one = search(app, fair_every, order);
             one.iter().for_each(|one| println!("{one}"));
             found.push((n, one));
         }
