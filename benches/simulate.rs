@@ -16,9 +16,9 @@ fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     println!("\nThe engine alone, in a world of numbers\n");
     println!(
-        "| replicas | surge/unavailable | to ready | start-up s | rollout s | decisions | µs per decision | peak MiB |"
+        "| replicas | surge/unavailable | to ready | start-up s | rollout s | decisions | µs per decision | events | µs per event | peak MiB |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let quarter = CountOrPercent::Percent(25);
     let one = CountOrPercent::Count(1);
     let same = Spread::Always(1_000);
@@ -58,9 +58,12 @@ fn row(replicas: u32, (bounds, each): (&str, CountOrPercent), text: &str, start:
     let rolled_s = began.elapsed().as_secs_f64();
     let decisions = sim.decisions();
     let each_us = rolled_s * 1e6 / decisions as f64;
+    let events = sim.events();
+    let event_us = rolled_s * 1e6 / events as f64;
     let mib = peak_kib() / 1024;
     println!(
-        "| {replicas} | {bounds} | {text} | {up_s:.2} | {rolled_s:.2} | {decisions} | {each_us:.2} | {mib} |"
+        "| {replicas} | {bounds} | {text} | {up_s:.2} | {rolled_s:.2} | {decisions} | {each_us:.2} | {events} | {event_us:.2} | \
+         {mib} |"
     );
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use trundle_core::revision::Run;
+use trundle_crashpoint::crash_point;
 
 use crate::durable;
 use crate::layout::Layout;
@@ -19,6 +20,11 @@ use crate::layout::Layout;
 const YOUNG: Duration = Duration::from_secs(60 * 60);
 /// Begins the name of something that is being removed.
 const DOOMED: &str = ".gone-";
+/// Ends the name of what is being written; the name begins with a dot. A folder is held with `flock` meanwhile.
+pub(crate) const ASIDE: &str = ".tmp";
+/// Ends the name of a copy that another one took the place of.
+pub(crate) const DAMAGED: &str = ".damaged";
+const TRY: FlockOperation = FlockOperation::NonBlockingLockExclusive;
 
 /// Held while somebody decides on something that is there already.
 pub(crate) fn lock(layout: &Layout) -> io::Result<File> {
@@ -27,6 +33,13 @@ pub(crate) fn lock(layout: &Layout) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
+}
+
+/// A folder that is being written is left alone as long as this is held, however long it takes.
+pub(crate) fn hold(folder: &Path) -> io::Result<File> {
+    let folder = File::open(folder)?;
+    flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
 }
 
 /// It is needed from now on, though nobody names it yet. Under the lock.
@@ -60,9 +73,10 @@ fn remove_from(layout: &Layout, folder: &Path, named: &BTreeSet<String>) -> io::
         let Some(name) = name.to_str() else { continue };
         let doomed = folder.join(format!("{DOOMED}{name}"));
         let ours = name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if name.starts_with(DOOMED) {
+        if name.starts_with(DOOMED) || is_left_aside(name, &entry.path()) {
             remove(&entry.path());
         } else if ours && !named.contains(name) && rename_if_old(layout, &entry.path(), &doomed)? {
+            crash_point!("unused.doomed");
             remove(&doomed);
             removed += 1;
         }
@@ -70,12 +84,22 @@ fn remove_from(layout: &Layout, folder: &Path, named: &BTreeSet<String>) -> io::
     Ok(removed)
 }
 
-fn rename_if_old(layout: &Layout, path: &Path, to: &Path) -> io::Result<bool> {
-    let _lock = lock(layout)?;
+/// What a command line was writing, or had put out of its way, when it was killed.
+fn is_left_aside(name: &str, path: &Path) -> bool {
+    let is_aside = name.starts_with('.') && (name.ends_with(ASIDE) || name.ends_with(DAMAGED));
+    // Who still writes holds it, however long that takes.
+    is_aside && is_old(path) && File::open(path).is_ok_and(|file| flock(&file, TRY).is_ok())
+}
+
+fn is_old(path: &Path) -> bool {
     let age = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).map(|at| at.elapsed());
     // A time in the future is one that a clock has since gone back from: it ages from then on.
-    let old = matches!(age, Ok(Ok(age)) if age > YOUNG);
-    Ok(old && fs::rename(path, to).is_ok())
+    matches!(age, Ok(Ok(age)) if age > YOUNG)
+}
+
+fn rename_if_old(layout: &Layout, path: &Path, to: &Path) -> io::Result<bool> {
+    let _lock = lock(layout)?;
+    Ok(is_old(path) && fs::rename(path, to).is_ok())
 }
 
 fn remove(path: &Path) {
@@ -83,5 +107,34 @@ fn remove(path: &Path) {
     let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     if let Err(error) = removed {
         log_line!("trundle: cannot remove {}: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_command_line_left_goes_once_nobody_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let at = |name: &str| layout.artifacts().join(name);
+        for name in [".1a.tmp", ".2b.damaged", ".3c.tmp", ".4d.tmp", "5e.tmp"] {
+            fs::create_dir_all(at(name)).unwrap();
+            fs::write(at(name).join("file"), "x").unwrap();
+            let young = name == ".3c.tmp";
+            let long_ago = SystemTime::now() - 2 * YOUNG;
+            File::open(at(name)).unwrap().set_modified(if young { SystemTime::now() } else { long_ago }).unwrap();
+        }
+        let held = File::open(at(".4d.tmp")).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        let left = || {
+            remove_unused(dir.path(), [].into_iter()).unwrap();
+            let entries = fs::read_dir(layout.artifacts()).unwrap().flatten();
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(left(), [".3c.tmp", ".4d.tmp", "5e.tmp"].map(str::to_owned).into());
+        drop(held);
+        assert_eq!(left(), [".3c.tmp", "5e.tmp"].map(str::to_owned).into());
     }
 }

@@ -45,6 +45,8 @@ impl Step {
 /// Groups decisions into steps as they come.
 #[derive(Debug, Default)]
 pub struct Steps {
+    /// All that was written into the journal, decisions among it.
+    pub events: u64,
     pub decisions: u64,
     pub steps: Vec<Step>,
 }
@@ -53,6 +55,7 @@ impl Steps {
     pub const MOST: usize = 10_000;
 
     pub fn note(&mut self, entry: &Entry, target: u32) {
+        self.events += 1;
         let Event::Decided(action) = &entry.event else { return };
         self.decisions += 1;
         let (word, revision) = match action {

@@ -244,4 +244,9 @@ impl Sim {
     pub fn decisions(&self) -> u64 {
         self.steps.decisions
     }
+
+    /// All that was written into the journal, decisions among it.
+    pub fn events(&self) -> u64 {
+        self.steps.events
+    }
 }

@@ -76,10 +76,11 @@ pub(crate) fn import(layout: &Layout, source: &Path, as_written: String) -> Resu
     let source = source.canonicalize().map_err(fail("find the artifact", source))?;
     let is_folder = source.is_dir();
     let nonce: [u8; 8] = random().map_err(|error| ArtifactError::Random(error.to_string()))?;
-    let aside = root.join(format!(".{}.tmp", hex(&nonce)));
+    let aside = root.join(format!(".{}{}", hex(&nonce), unused::ASIDE));
     let result = (|| {
         let tree = aside.join("tree");
         durable::private_folder(&tree).map_err(fail("make", &tree))?;
+        let _held = unused::hold(&aside).map_err(fail("hold", &aside))?;
         let mut copy = Copy { state_dir: &layout.state_dir, tree: &tree, entries: Vec::new(), bytes: 0 };
         if is_folder {
             copy.folder(&source, "")?;
@@ -114,9 +115,12 @@ fn publish(layout: &Layout, aside: &Path, artifact: &Artifact) -> io::Result<()>
             return unused::renew(&place);
         }
         // Somebody changed the copy: the new one takes its place. Who runs from the old one keeps its open files.
-        let damaged = aside.with_extension("damaged");
+        let damaged = aside.with_extension(&unused::DAMAGED[1..]);
+        crash_point!("artifact.mend.before");
         fs::rename(&place, &damaged)?;
+        crash_point!("artifact.mend.without");
         fs::rename(aside, &place)?;
+        crash_point!("artifact.mend.after");
         fs::remove_dir_all(&damaged)?;
     } else {
         crash_point!("artifact.publish.before");

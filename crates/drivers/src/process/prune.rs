@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use trundle_core::ids::AppName;
+use trundle_crashpoint::crash_point;
 
 use super::Context;
 use crate::layout::InstanceDir;
@@ -31,7 +32,9 @@ pub(super) fn prune(context: &Context, app: &AppName) {
     for (_, key) in &over[..over.len() - KEPT] {
         // Renamed first: a folder without its records would look like one that was never started.
         let doomed = root.join(format!("{DOOMED}{key}"));
+        crash_point!("driver.prune.before");
         if fs::rename(root.join(key.to_string()), &doomed).is_ok() {
+            crash_point!("driver.prune.after");
             remove(&doomed);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -135,6 +135,7 @@ impl Night {
         if let Some(Kill { place, n }) = kill {
             fs::write(points.join("at"), format!("{place} {n}")).unwrap();
         }
+        leave_something_to_remove(&site);
         let keeper = Keeper::start(&site);
 
         insist(&site, &["deploy", "--set", "version=1"], 0);
@@ -143,6 +144,7 @@ impl Night {
         let quick = ["--set", "run.env.STOP_MS=0"];
         insist(&site, &[&["deploy", "--step", "--set", "version=2"], &quick[..]].concat(), 10);
         insist(&site, &["resume", "web"], 0);
+        damage_the_copy(&site);
         let bad = ["--set", "run.env.FAIL=exit:3"];
         insist(&site, &[&["deploy", "--set", "version=3"], &quick[..], &bad[..]].concat(), 10);
         insist(&site, &[&["deploy", "--set", "version=4"], &quick[..]].concat(), 0);
@@ -171,6 +173,32 @@ impl Night {
         }
         Self { hits, died, asked, failed, told, running }
     }
+}
+
+/// Folders of instances that ended long ago, more than are kept, and a copy of an artifact that no revision names.
+fn leave_something_to_remove(site: &Site) {
+    let folders = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path).unwrap();
+    let ended = r#"{"code":0,"signal":null,"at_unix_ms":0,"oom_killed":false,"nothing_left":true}"#;
+    for n in 1..=52 {
+        let folder = site.state().join(format!("instances/web/900-{n}"));
+        folders(&folder);
+        fs::write(folder.join("exit.json"), ended).unwrap();
+    }
+    let unused = site.state().join("artifacts").join("0".repeat(64));
+    folders(&unused);
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+    fs::File::open(&unused).unwrap().set_modified(long_ago).unwrap();
+}
+
+/// Somebody writes into the copy of the artifact: the next command line that prepares it puts another in its place.
+fn damage_the_copy(site: &Site) {
+    let copies = fs::read_dir(site.state().join("artifacts")).unwrap().flatten();
+    // One that a killed command line was at is none.
+    let whole = copies.filter(|copy| !copy.file_name().to_string_lossy().starts_with('.'));
+    let files: Vec<_> = whole.map(|copy| copy.path().join("tree/file")).filter(|f| f.is_file()).collect();
+    assert_eq!(files.len(), 1, "the copies: {files:?}");
+    fs::set_permissions(&files[0], fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&files[0], "what is not the same").unwrap();
 }
 
 /// As a person would who wants to get there: a command that met a dying daemon is given again, and a rollout that stopped

@@ -101,6 +101,32 @@ fn it_is_written_whole_and_said_where() {
     assert_eq!(left.len(), 3, "nothing aside is left: {left:?}");
 }
 
+/// The picture is a report's, of a rollout that kept to what the README says of it, and drawn as reports are now.
+#[test]
+fn the_picture_in_the_readme_is_of_a_report_as_it_is_drawn_now() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
+    assert!(readme.contains("never fewer than 7 serve, never more than 9 are alive](docs/img/rollout.svg)"));
+    let shown = std::fs::read_to_string(format!("{root}/docs/img/rollout.svg")).unwrap();
+    assert!(shown.contains("never fewer than 7 were available (floor 7), and never more than 9 alive (ceiling 9)"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let state = world::bad_rollout(dir.path());
+    assert!(report(&state, &["2", "--svg", "now.svg"]).status.success());
+    let now = std::fs::read_to_string(dir.path().join("now.svg")).unwrap();
+    let style = |svg: &str| svg.split_once("</style>").unwrap().0.split_once("<style>").unwrap().1.to_owned();
+    assert_eq!(style(&shown), style(&now), "draw it anew: `trundle report 2 --svg docs/img/rollout.svg`");
+    let named = elements(&shown).into_iter().filter_map(|(_, attributes)| {
+        let (_, rest) = attributes.split_once(" class=\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
+    });
+    let named: std::collections::BTreeSet<_> = named.collect();
+    assert!(named.len() > 10, "{named:?}");
+    for class in named.iter().flat_map(|classes| classes.split(' ')) {
+        assert!(style(&now).contains(&format!(".{class}")), "reports have no {class} any more");
+    }
+}
+
 /// Every element with its attributes. Each must be closed in order, so a text that broke out would be found.
 fn elements(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
