@@ -124,7 +124,10 @@ mod tests {
             fs::write(at(name).join("file"), "x").unwrap();
             let young = name == ".3c.tmp";
             let long_ago = SystemTime::now() - 2 * YOUNG;
-            File::open(at(name)).unwrap().set_modified(if young { SystemTime::now() } else { long_ago }).unwrap();
+            File::open(at(name))
+                .unwrap()
+                .set_modified(if young { SystemTime::now() } else { long_ago })
+                .unwrap();
         }
         let held = File::open(at(".4d.tmp")).unwrap();
         flock(&held, FlockOperation::LockExclusive).unwrap();

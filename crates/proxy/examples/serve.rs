@@ -40,6 +40,7 @@ fn main() -> Result<(), Failure> {
         tls: None,
         redirect_to: None,
         hsts_s: None,
+        access_log: None,
         endpoints: upstreams.into_iter().enumerate().map(endpoint).collect(),
     };
     let table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app] };

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
+use crate::classes::AppCell;
 use crate::endless::Endless;
 use crate::exchange::Exchange;
 use crate::replay::Replay;
@@ -87,6 +88,7 @@ impl Body for RequestBody {
                 match self.left.checked_sub(bytes) {
                     Some(left) => {
                         self.left = left;
+                        self.client.bytes_went_up(bytes);
                         None
                     }
                     None => Some(BodyFault::TooLarge),
@@ -167,6 +169,7 @@ impl Body for ResponseBody {
                     // The endpoint's connection, or its stream, is not at its end: it is closed with this.
                     if let Some(exchange) = exchange.take() {
                         exchange.told();
+                        client.log(|entry| entry.ends_as(AppCell::Told));
                         // The connection is at rest again as soon as this is flushed.
                         client.connection.answer_pending();
                         return Poll::Ready(last_words.map(Ok));
@@ -177,6 +180,11 @@ impl Body for ResponseBody {
                 }
                 client.answer_asked_for();
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
+                if let (Some(exchange), Some(Ok(frame))) = (exchange.as_ref(), &frame) {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    exchange.pass_down(bytes);
+                    client.log(|entry| entry.bytes_down += bytes as u64);
+                }
                 if let (Some(endless), Some(Ok(frame))) = (endless, &frame)
                     && let Some(bytes) = frame.data_ref()
                 {

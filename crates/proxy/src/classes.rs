@@ -80,6 +80,19 @@ pub enum AppCell {
 }
 
 impl AppCell {
+    /// What became of a request that counts here, in one word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crashed => "crashed",
+            Self::Cut | Self::CutOf(_) => "cut",
+            Self::Told | Self::ToldOf(_) => "told",
+            Self::Rejected => "rejected",
+            Self::Lost(_) => "lost",
+            Self::AppErrors | Self::Retried | Self::Forgotten | Self::Held => "answered",
+        }
+    }
+
     /// Its place among the words of the row. These are in files of older versions: only ever append.
     pub fn offset(self) -> usize {
         match self {
@@ -95,6 +108,28 @@ impl AppCell {
             // An app's row has no histogram: its room is there for more of these.
             Self::ToldOf(kind) => 32 + kind as usize,
             Self::CutOf(kind) => 48 + kind as usize,
+        }
+    }
+}
+
+/// A word of a version's row, beside the number of its answers and their times.
+#[derive(Debug, Clone, Copy)]
+pub enum VersionCell {
+    /// Answers whose status has this first digit, 1 to 5.
+    Status(u16),
+    /// Of the bodies of requests, as they were sent to an instance, and of what clients sent on WebSockets.
+    BytesUp,
+    /// The same of answers, as they were given to clients.
+    BytesDown,
+}
+
+impl VersionCell {
+    /// Its place among the words of the row. These are in files of older versions: only ever append.
+    pub fn offset(self) -> usize {
+        match self {
+            Self::Status(digit) => 2 + usize::from(digit.clamp(1, 5) - 1),
+            Self::BytesUp => 7,
+            Self::BytesDown => 8,
         }
     }
 }

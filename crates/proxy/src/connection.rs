@@ -27,6 +27,7 @@ use crate::forward;
 use crate::framing::Framing;
 use crate::http2;
 use crate::linger::linger;
+use crate::open::{One, Open, What};
 use crate::table::{Limits, Listen, Protocol};
 use crate::tls;
 use crate::trust::Peer;
@@ -99,6 +100,9 @@ pub struct Connection {
     /// A WebSocket that was agreed to: it begins where HTTP has ended.
     tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
+    open: Arc<Open>,
+    /// As what it counts among those that are open.
+    counted: RefCell<One>,
 }
 
 impl Connection {
@@ -128,7 +132,19 @@ impl Connection {
             killed: Cell::default(),
             tunnel: RefCell::default(),
             waker: RefCell::default(),
+            open: Arc::clone(&door.open),
+            counted: RefCell::new(door.open.one_more(What::Http1)),
         }
+    }
+
+    /// From now on it counts as this.
+    pub fn counts_as(&self, what: What) {
+        *self.counted.borrow_mut() = self.open.one_more(what);
+    }
+
+    /// One of its answers counts as this, beside the connection.
+    pub fn has_open(&self, what: What) -> One {
+        self.open.one_more(what)
     }
 
     /// Whether its requests are streams of one connection.
@@ -139,6 +155,7 @@ impl Connection {
     /// From its first bytes.
     pub fn speaks_http2(&self) {
         self.protocol.set(Protocol::Http2);
+        self.counts_as(What::Http2);
         self.phase.set(Phase::Idle(Instant::now()));
     }
 

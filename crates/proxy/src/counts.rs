@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::classes::AppCell;
+use crate::classes::{AppCell, VersionCell};
 use crate::stats::{BUCKETS, Histogram, bucket_of};
 use crate::sys::Words;
 
@@ -143,11 +143,16 @@ impl Counts {
         self.word(Self::version_at(app) + CELLS + cell.offset())
     }
 
-    /// Counts a complete answer and how long it took.
-    pub fn answered(&self, version: VersionRow, took: Duration) {
+    pub fn version_cell(&self, version: VersionRow, cell: VersionCell) -> &AtomicU64 {
+        self.word(Self::version_at(version) + CELLS + cell.offset())
+    }
+
+    /// Counts a complete answer, its status and how long it took.
+    pub fn answered(&self, version: VersionRow, took: Duration, status: u16) {
         let at = Self::version_at(version);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.word(at + CELLS).fetch_add(1, Relaxed);
+        self.version_cell(version, VersionCell::Status(status / 100)).fetch_add(1, Relaxed);
         self.word(at + CELLS + 1).fetch_add(us, Relaxed);
         self.word(at + HISTOGRAM + bucket_of(us)).fetch_add(1, Relaxed);
     }
@@ -366,7 +371,7 @@ mod tests {
         let path = dir.path().join("proxy-counts");
         let counts = open(&path);
         let row = counts.bind_version("web", "3.1", &[]).unwrap();
-        counts.answered(row, Duration::from_micros(1000));
+        counts.answered(row, Duration::from_micros(1000), 200);
         drop(counts);
         let counts = open(&path);
         assert_eq!(counts.versions_of("web"), vec![("3.1".to_owned(), row)]);
@@ -391,7 +396,7 @@ mod tests {
         let counts = open(&dir.path().join("proxy-counts"));
         let app = counts.bind_app("web", &[]).unwrap();
         let first = counts.bind_version("web", "0", &[app]).unwrap();
-        counts.answered(first, Duration::ZERO);
+        counts.answered(first, Duration::ZERO, 200);
         for n in 1..VERSION_ROWS {
             counts.bind_version("web", &n.to_string(), &[app]).unwrap();
         }

@@ -13,11 +13,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use trundle_crashpoint::crash_point;
 
+use crate::access::{Log, Writer};
 use crate::control::Reply;
 use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::{Flag, LiveEndpoint, Rows};
 use crate::hold::Hold;
 use crate::holding::Sockets;
+use crate::open::Open;
 use crate::routes::{Route, RouteSettings, Secured, Snapshot};
 use crate::store::TableFile;
 use crate::table::{App, EndpointState, Listen, Table};
@@ -40,6 +42,12 @@ pub struct Director {
     live: BTreeMap<Key, Arc<LiveEndpoint>>,
     /// Of each app of the table, who waits for it while nobody serves.
     holds: BTreeMap<String, Arc<Hold>>,
+    /// Of each app that has an address, what its clients have open.
+    pub open: BTreeMap<String, Arc<Open>>,
+    /// Of each app that has one, where its access log goes.
+    logs: BTreeMap<String, Arc<Log>>,
+    /// There once there is something to write.
+    log_writer: Option<Writer>,
     /// Certificates in force, by app.
     tls: BTreeMap<String, Arc<Tls>>,
     /// In no table any more, and not yet idle.
@@ -75,6 +83,9 @@ impl Director {
             doors: BTreeMap::new(),
             live: BTreeMap::new(),
             holds: BTreeMap::new(),
+            open: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            log_writer: None,
             tls: BTreeMap::new(),
             departed: Vec::new(),
             told: BTreeSet::new(),
@@ -275,6 +286,7 @@ impl Director {
                     app_row: prepared.app_rows[&app.app],
                     default_host: default_host.unwrap_or(HeaderValue::from_static("localhost")),
                     gate: Arc::default(),
+                    open: Arc::clone(self.open.entry(app.app.clone()).or_default()),
                 };
                 prepared.sockets.push((door, socket));
             }
@@ -310,7 +322,8 @@ impl Director {
             prepared.endpoints[&key].set_flag(Flag::Routed);
         }
         self.holds.retain(|name, _| table.apps.iter().any(|app| app.app == *name));
-        let snapshot = snapshot(&table, &prepared, &mut self.holds);
+        self.open_logs(&table);
+        let snapshot = snapshot(&table, &prepared, &mut self.holds, &self.logs);
         self.shared.snapshot.store(Arc::new(snapshot));
         for (key, flag) in states().filter(|(_, flag)| *flag != Flag::Routed) {
             prepared.endpoints[&key].set_flag(flag);
@@ -353,6 +366,25 @@ impl Director {
         self.tell_workers(|| Some(Command::Refresh(cut.clone())));
         self.told.clear();
         self.table = table;
+    }
+
+    /// A log that cannot be written is no reason to refuse a table: the writer says so, again and again.
+    fn open_logs(&mut self, table: &Table) {
+        self.logs.clear();
+        for app in &table.apps {
+            let Some(log) = &app.access_log else { continue };
+            if self.log_writer.is_none() {
+                match Writer::start() {
+                    Ok(writer) => self.log_writer = Some(writer),
+                    Err(error) => {
+                        log_line!("trundle proxy: no access log: a thread cannot be started: {error}")
+                    }
+                }
+            }
+            if let Some(writer) = &self.log_writer {
+                self.logs.insert(app.app.clone(), Arc::new(Log::new(&app.app, log, writer.clone())));
+            }
+        }
     }
 
     fn tell_workers(&self, command: impl Fn() -> Option<Command>) {
@@ -445,17 +477,22 @@ fn key_of(endpoint: &LiveEndpoint) -> Key {
     (endpoint.app.to_string(), endpoint.id.clone(), endpoint.incarnation.clone())
 }
 
-fn snapshot(table: &Table, prepared: &Prepared, holds: &mut BTreeMap<String, Arc<Hold>>) -> Snapshot {
+fn snapshot(
+    table: &Table,
+    prepared: &Prepared,
+    holds: &mut BTreeMap<String, Arc<Hold>>,
+    logs: &BTreeMap<String, Arc<Log>>,
+) -> Snapshot {
     let routes = table.apps.iter().map(|app| {
         let hold = holds.entry(app.app.clone()).or_default();
-        let route = route(app, prepared, Arc::clone(hold));
+        let route = route(app, prepared, Arc::clone(hold), logs.get(&app.app).cloned());
         hold.note(!route.has_nobody());
         (Arc::clone(&route.app), Arc::new(route))
     });
     Snapshot { apps: routes.collect() }
 }
 
-fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>) -> Route {
+fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>, log: Option<Arc<Log>>) -> Route {
     let header = app.version_header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
     let settings = RouteSettings {
         app: app.app.as_str().into(),
@@ -464,6 +501,7 @@ fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>) -> Route {
         version_header: header,
         limits: app.limits.clone(),
         hold,
+        log,
         secure: Secured {
             tls: prepared.tls.get(&app.app).map(|tls| Arc::clone(&tls.config)),
             redirect_to: app.redirect_to,

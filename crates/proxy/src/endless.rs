@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::endpoint::LiveEndpoint;
 use crate::events::{self, Events};
 use crate::leave::{Leave, Word};
+use crate::open::{One, What};
 
 /// Nobody can tell a call that ends from one that does not: all have so long to end before any is ended.
 const CALLS_HAVE: Duration = Duration::from_secs(10);
@@ -24,6 +25,7 @@ pub struct Endless {
     parts: Parts,
     leaving: Pin<Box<dyn Future<Output = Word>>>,
     leaves: bool,
+    _open: One,
 }
 
 enum Parts {
@@ -45,9 +47,13 @@ impl Endless {
         } else {
             return None;
         };
+        let open = match parts {
+            Parts::Events(_) => client.has_open(What::Events),
+            Parts::Calls(_) => client.has_open(What::Grpc),
+        };
         let (endpoint, client) = (Arc::clone(endpoint), Rc::clone(client));
         let leaving = Box::pin(async move { Leave::not_before(first).next(&endpoint, &client).await });
-        Some(Self { parts, leaving, leaves: false })
+        Some(Self { parts, leaving, leaves: false, _open: open })
     }
 
     pub fn kind(&self) -> Kind {

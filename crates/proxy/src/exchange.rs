@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 
-use crate::classes::{AppCell, Kind, Lost};
+use crate::classes::{AppCell, Kind, Lost, VersionCell};
 use crate::endpoint::{Claim, Flag};
 use crate::pool::Upstream;
 use crate::stream::EndpointStream;
@@ -20,7 +21,8 @@ pub struct Exchange {
     upstream: Option<Upstream>,
     worker: Rc<Worker>,
     started: Instant,
-    app_error: bool,
+    /// Of its answer; 0 as long as there is none.
+    status: u16,
     kind: Kind,
     /// Until a WebSocket was open: how long that lasts is no latency.
     opened_after: Option<Duration>,
@@ -37,7 +39,7 @@ impl Exchange {
             upstream: Some(upstream),
             worker,
             started,
-            app_error: false,
+            status: 0,
             kind: Kind::Request,
             opened_after: None,
             counted: false,
@@ -57,8 +59,26 @@ impl Exchange {
         self.kind = kind;
     }
 
-    pub fn set_app_error(&mut self) {
-        self.app_error = true;
+    pub fn set_status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    /// Bytes of the answer's body go to the client.
+    pub fn pass_down(&self, bytes: usize) {
+        let endpoint = self.claim.endpoint();
+        endpoint
+            .counts
+            .version_cell(endpoint.version_row, VersionCell::BytesDown)
+            .fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Bytes of a WebSocket, which has no body, go to the endpoint.
+    pub fn pass_up(&self, bytes: usize) {
+        let endpoint = self.claim.endpoint();
+        endpoint
+            .counts
+            .version_cell(endpoint.version_row, VersionCell::BytesUp)
+            .fetch_add(bytes as u64, Relaxed);
     }
 
     /// The request has failed, and provably without a byte of it being seen.
@@ -84,8 +104,8 @@ impl Exchange {
     pub fn answered(mut self) {
         let endpoint = self.claim.endpoint();
         let took = self.opened_after.unwrap_or_else(|| self.started.elapsed());
-        endpoint.counts.answered(endpoint.version_row, took);
-        if self.app_error {
+        endpoint.counts.answered(endpoint.version_row, took, self.status);
+        if self.status >= 500 {
             endpoint.counts.app_cell(endpoint.app_row, AppCell::AppErrors).fetch_add(1, Relaxed);
         }
         self.counted = true;
@@ -94,6 +114,7 @@ impl Exchange {
     /// The endpoint has agreed to a WebSocket; answers its connection, once it is free of HTTP.
     pub async fn open(&mut self) -> Option<(EndpointStream, Bytes)> {
         self.opened_after = Some(self.started.elapsed());
+        self.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
         self.kind = Kind::WebSocket;
         self.upstream.as_mut()?.leave_http().await
     }

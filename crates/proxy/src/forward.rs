@@ -13,11 +13,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
+use crate::access::Entry;
 use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::classes::{AppCell, Lost};
@@ -30,6 +31,7 @@ use crate::hold::Held;
 use crate::pool::Sender;
 use crate::refusal::{self, Refusal};
 use crate::replay::Again;
+use crate::request_id::{self, REQUEST_ID};
 use crate::routes::{Route, Tried};
 use crate::table::Protocol;
 use crate::tunnel::Tunnel;
@@ -83,13 +85,17 @@ async fn answer(
         count(AppCell::Rejected);
         return Ok(refusal::redirect(&client, &request, to));
     }
-    let (request, shape) = match ask::prepare(&client, &route, request) {
+    if let Some(log) = &route.log {
+        client.logs_as(Entry::of(log, &request, connection, started));
+    }
+    let (mut request, shape) = match ask::prepare(&client, &route, request) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             count(refusal.class);
             return Ok(refusal.answer(&client));
         }
     };
+    client.is_known_as(request_id::of(request.headers_mut(), &mut connection.worker.random.borrow_mut()));
     match forward(&client, &route, request, shape, started).await {
         Sent::Answered(response) => Ok(response),
         Sent::Failed(refusal) => Ok(refusal.answer(&client)),
@@ -342,9 +348,12 @@ async fn opened(
     if let Some(name) = &route.version_header {
         head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
     }
+    name_it(client, &mut head.headers);
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    client.tunnel_follows(Tunnel { exchange, endpoint, early });
+    client.log(|entry| entry.status = head.status.as_u16());
+    let entry = client.take_entry();
+    client.tunnel_follows(Tunnel { exchange, endpoint, early, entry });
     Sent::Answered(Response::from_parts(head, ResponseBody::Made(Full::default())))
 }
 
@@ -357,14 +366,14 @@ fn passed(
 ) -> Response<ResponseBody> {
     client.response_started();
     let (mut head, body) = response.into_parts();
-    if head.status.is_server_error() {
-        exchange.set_app_error();
-    }
+    exchange.set_status(head.status);
+    client.log(|entry| entry.status = head.status.as_u16());
     let endless = Endless::of(&head, exchange.claim().endpoint(), &client.connection);
     headers::to_client(&mut head.headers);
     if let Some(name) = &route.version_header {
         head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
     }
+    name_it(client, &mut head.headers);
     if let Some(hsts) = route.secure.hsts.as_ref().filter(|_| client.connection.is_secure) {
         head.headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }
@@ -376,4 +385,11 @@ fn passed(
         exchange.set_kind(endless.kind());
     }
     Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), endless))
+}
+
+/// The client learns by which name its request is in the logs, unless the app has said it.
+fn name_it(client: &Turn, headers: &mut HeaderMap) {
+    if let (Some(id), http::header::Entry::Vacant(entry)) = (client.request_id(), headers.entry(REQUEST_ID)) {
+        entry.insert(id.clone());
+    }
 }

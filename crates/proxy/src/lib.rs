@@ -7,7 +7,7 @@
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
 //! control socket; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `stream`, `body` carry
 //! requests, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain; `counts` survives the process,
-//! `classes` names what it counts; `holder` keeps the listening sockets.
+//! `classes` names what it counts, `open` what is open now, `access` writes a line for each request; `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -23,6 +23,7 @@ pub mod control;
 pub mod stats;
 pub mod table;
 
+mod access;
 mod ask;
 mod body;
 mod calls;
@@ -46,10 +47,12 @@ mod leave;
 mod linger;
 mod listen;
 mod lock;
+mod open;
 mod pool;
 mod process;
 mod refusal;
 mod replay;
+mod request_id;
 mod routes;
 mod store;
 mod stream;
@@ -64,6 +67,7 @@ mod watched;
 mod websocket;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,7 +75,10 @@ use std::time::Duration;
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
-pub use table::{App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, Table, TlsFiles};
+pub use table::{
+    AccessFormat, AccessLog, App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, Table,
+    TlsFiles,
+};
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";
 const PROXY_LOCK: &str = "proxy.lock";
@@ -110,7 +117,7 @@ pub fn stats_at_rest(state_dir: &Path) -> Option<Stats> {
     // What is in the file is settled as it is opened: that is for one process at a time.
     let _lock = lock::take(state_dir, PROXY_LOCK, Duration::ZERO).ok()?;
     let (counts, _) = counts::Counts::open(&path).ok()?;
-    Some(tally::stats(&counts, &Table::default(), std::iter::empty()))
+    Some(tally::stats(&counts, &Table::default(), std::iter::empty(), &BTreeMap::new()))
 }
 
 /// The body of `trundle proxy`: serves until Stop or SIGTERM, then finishes what is in flight within a bound.

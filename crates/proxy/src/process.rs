@@ -201,7 +201,12 @@ fn answer(
             }
         }
         Request::Stats => {
-            vec![Reply::Stats(tally::stats(&director.shared.counts, &director.table, director.endpoints()))]
+            vec![Reply::Stats(tally::stats(
+                &director.shared.counts,
+                &director.table,
+                director.endpoints(),
+                &director.open,
+            ))]
         }
         Request::Stop => {
             stop.notify_one();

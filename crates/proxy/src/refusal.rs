@@ -10,6 +10,7 @@ use http_body_util::Full;
 
 use crate::body::ResponseBody;
 use crate::classes::{AppCell, Lost};
+use crate::request_id::REQUEST_ID;
 use crate::turn::Turn;
 
 /// To the same place with TLS. Its name is that of the request; without one it is the address.
@@ -52,6 +53,11 @@ impl Refusal {
     /// As the answer to a request.
     pub fn answer(self, client: &Turn) -> Response<ResponseBody> {
         client.answer_made();
+        client.log(|entry| {
+            entry.status = self.status.as_u16();
+            entry.bytes_down = self.reason.len() as u64;
+            entry.ends_as(self.class);
+        });
         let length = self.reason.len();
         let mut response = Response::new(ResponseBody::Made(Full::new(Bytes::from(self.reason))));
         *response.status_mut() = self.status;
@@ -60,6 +66,9 @@ impl Refusal {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(id) = client.request_id() {
+            headers.insert(REQUEST_ID, id.clone());
         }
         // A stream ends alone.
         let ends = (self.close && !client.connection.has_streams()) || client.is_last();

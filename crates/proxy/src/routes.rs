@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::ServerConfig;
 
+use crate::access::Log;
 use crate::counts::VersionRow;
 use crate::endpoint::{Claim, LiveEndpoint};
 use crate::hold::Hold;
@@ -30,6 +31,7 @@ pub struct Route {
     pub limits: Limits,
     pub hold: Arc<Hold>,
     pub secure: Secured,
+    pub log: Option<Arc<Log>>,
     routed: Vec<Weighted>,
     /// Sum of all weights.
     total_weight: u64,
@@ -54,6 +56,7 @@ pub struct RouteSettings {
     pub limits: Limits,
     pub hold: Arc<Hold>,
     pub secure: Secured,
+    pub log: Option<Arc<Log>>,
 }
 
 /// What has to do with TLS.
@@ -122,6 +125,7 @@ impl Route {
             limits: settings.limits,
             hold: settings.hold,
             secure: settings.secure,
+            log: settings.log,
             routed,
             total_weight,
             new,
@@ -193,13 +197,17 @@ impl Random {
         Self(RandomState::new().hash_one(std::process::id()) | 1)
     }
 
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    /// 64 bits.
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        ((u128::from(bits) * u128::from(bound)) >> 64) as u64
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }
 
@@ -227,6 +235,7 @@ mod tests {
         let settings = RouteSettings {
             hold: Arc::default(),
             secure: Secured::default(),
+            log: None,
             app: "web".into(),
             app_row: counts.bind_app("web", &[]).unwrap(),
             trust: Trust::default(),

@@ -48,6 +48,14 @@ pub struct AppStats {
     /// Complete answers per version.
     pub by_version: BTreeMap<String, u64>,
     pub lost_by_reason: BTreeMap<String, u64>,
+    /// Of `by_version`, the answers whose status begins with 1 to 5: `{"3.1": {"2xx": 7}}`.
+    pub statuses: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Bytes of the bodies of requests and of answers, per version, WebSockets included; of those that did not end well too.
+    pub bytes_up: BTreeMap<String, u64>,
+    pub bytes_down: BTreeMap<String, u64>,
+    /// Connections of clients that are open now, by what they speak (`http1`, `http2`, `websocket`), and the streams within
+    /// them that have no end of their own (`events`, `grpc`).
+    pub open: BTreeMap<String, u64>,
     pub endpoints: Vec<EndpointStats>,
     /// Per version, from the request's head to the last byte of its answer, of complete answers.
     pub latency: BTreeMap<String, Histogram>,

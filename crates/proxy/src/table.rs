@@ -65,7 +65,28 @@ pub struct App {
     #[serde(default)]
     pub hsts_s: Option<u64>,
     #[serde(default)]
+    pub access_log: Option<AccessLog>,
+    #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+}
+
+/// Where a line for each request goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLog {
+    pub file: PathBuf,
+    #[serde(default)]
+    pub format: AccessFormat,
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessFormat {
+    /// An object a line.
+    #[default]
+    Json,
+    /// The Combined Log Format of Apache and nginx.
+    Combined,
 }
 
 /// Where a certificate is: its chain and its key, as PEM.
@@ -296,6 +317,7 @@ mod tests {
             tls: None,
             redirect_to: None,
             hsts_s: None,
+            access_log: None,
             endpoints: vec![],
         }
     }

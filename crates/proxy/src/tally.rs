@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::classes::{AppCell, Kind, Lost};
+use crate::classes::{AppCell, Kind, Lost, VersionCell};
 use crate::counts::{Counts, VersionRow};
 use crate::endpoint::LiveEndpoint;
+use crate::open::Open;
 use crate::stats::{AppStats, EndpointStats, Stats};
 use crate::table::Table;
 
@@ -15,10 +16,12 @@ pub fn stats<'a>(
     counts: &Counts,
     table: &Table,
     endpoints: impl Iterator<Item = &'a Arc<LiveEndpoint>>,
+    open: &BTreeMap<String, Arc<Open>>,
 ) -> Stats {
     let mut stats = Stats { epoch: table.epoch, number: table.number, ..Stats::default() };
     for (app, row) in counts.apps() {
-        let of_app = self::app(counts, &app, row);
+        let mut of_app = self::app(counts, &app, row);
+        of_app.open = open.get(&app).map(|open| open.all()).unwrap_or_default();
         stats.apps.insert(app, of_app);
     }
     for endpoint in endpoints {
@@ -67,6 +70,11 @@ fn app(counts: &Counts, name: &str, row: VersionRow) -> AppStats {
         let answers = counts.answers(row);
         answered += answers;
         app.latency.insert(version.clone(), counts.histogram(row));
+        let cell = |cell| counts.version_cell(row, cell).load(Relaxed);
+        let statuses = (1..=5).map(|digit| (format!("{digit}xx"), cell(VersionCell::Status(digit))));
+        app.statuses.insert(version.clone(), statuses.filter(|(_, count)| *count > 0).collect());
+        app.bytes_up.insert(version.clone(), cell(VersionCell::BytesUp));
+        app.bytes_down.insert(version.clone(), cell(VersionCell::BytesDown));
         app.by_version.insert(version, answers);
     }
     app.total = answered + app.rejected + app.lost + app.crashed + app.cut + app.told;

@@ -17,9 +17,12 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
+use crate::access::Entry;
+use crate::classes::AppCell;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
 use crate::leave::{Leave, Word};
+use crate::open::What;
 use crate::stream::EndpointStream;
 use crate::websocket::{self, Frames};
 
@@ -35,11 +38,15 @@ pub struct Tunnel {
     pub endpoint: EndpointStream,
     /// What came after its head.
     pub early: Bytes,
+    /// Its line in the access log, which is written at the end.
+    pub entry: Option<Box<Entry>>,
 }
 
 /// What the two directions and the drain tell each other.
-#[derive(Default)]
-struct Talk {
+struct Talk<'a> {
+    exchange: &'a Exchange,
+    bytes_up: Cell<u64>,
+    bytes_down: Cell<u64>,
     /// The client is to be told.
     tell: Cell<bool>,
     told: Cell<bool>,
@@ -47,6 +54,31 @@ struct Talk {
     client_closed: Cell<bool>,
     endpoint_closed: Cell<bool>,
     changed: Notify,
+}
+
+impl<'a> Talk<'a> {
+    fn about(exchange: &'a Exchange) -> Self {
+        Self {
+            exchange,
+            bytes_up: Cell::default(),
+            bytes_down: Cell::default(),
+            tell: Cell::default(),
+            told: Cell::default(),
+            client_closed: Cell::default(),
+            endpoint_closed: Cell::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn went_up(&self, bytes: usize) {
+        self.exchange.pass_up(bytes);
+        self.bytes_up.set(self.bytes_up.get() + bytes as u64);
+    }
+
+    fn went_down(&self, bytes: usize) {
+        self.exchange.pass_down(bytes);
+        self.bytes_down.set(self.bytes_down.get() + bytes as u64);
+    }
 }
 
 /// Why a direction has ended.
@@ -66,8 +98,9 @@ where
     S: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
     keep_alive(&stream);
-    let Tunnel { exchange, endpoint, early: from_endpoint } = tunnel;
-    let talk = Talk::default();
+    client.counts_as(What::WebSocket);
+    let Tunnel { exchange, endpoint, early: from_endpoint, mut entry } = tunnel;
+    let talk = Talk::about(&exchange);
     let (mut from_client, mut to_client) = tokio::io::split(stream);
     let (mut out_of_endpoint, mut into_endpoint) = tokio::io::split(endpoint);
     let end = {
@@ -91,12 +124,25 @@ where
         end
     };
     let broke = end == End::Endpoint && !talk.endpoint_closed.get() && !talk.client_closed.get();
-    match end {
-        End::Cut => drop(exchange.broken()),
-        _ if talk.told.get() => exchange.told(),
-        _ if broke => drop(exchange.broken()),
-        End::Client if !talk.client_closed.get() => exchange.abandoned(),
-        End::Client | End::Answered | End::Endpoint => exchange.answered(),
+    let (was_told, client_closed) = (talk.told.get(), talk.client_closed.get());
+    if let Some(entry) = &mut entry {
+        (entry.bytes_up, entry.bytes_down) = (talk.bytes_up.get(), talk.bytes_down.get());
+    }
+    let class = match end {
+        End::Cut => Some(exchange.broken()),
+        _ if was_told => {
+            exchange.told();
+            Some(AppCell::Told)
+        }
+        _ if broke => Some(exchange.broken()),
+        End::Client if !client_closed => return exchange.abandoned(),
+        End::Client | End::Answered | End::Endpoint => {
+            exchange.answered();
+            None
+        }
+    };
+    if let Some(entry) = &mut entry {
+        entry.outcome = Some(class.map_or("answered", AppCell::name));
     }
 }
 
@@ -110,7 +156,7 @@ fn keep_alive(stream: &impl AsFd) {
 }
 
 /// Until it has to end at once. Sees to it that the client is told before.
-async fn leave(exchange: &Exchange, client: &Connection, talk: &Talk) -> End {
+async fn leave(exchange: &Exchange, client: &Connection, talk: &Talk<'_>) -> End {
     let mut leave = Leave::default();
     while leave.next(exchange.claim().endpoint(), client).await == Word::Tell {
         talk.tell.set(true);
@@ -123,7 +169,7 @@ async fn up<C>(
     client: &mut ReadHalf<C>,
     endpoint: &mut WriteHalf<EndpointStream>,
     early: Bytes,
-    talk: &Talk,
+    talk: &Talk<'_>,
 ) -> End
 where
     C: AsyncRead + AsyncWrite,
@@ -137,6 +183,7 @@ where
                 // The other direction tells what became of it.
                 return std::future::pending().await;
             }
+            talk.went_up(next.len());
             if frames.has_closed() {
                 talk.client_closed.set(true);
                 if talk.told.get() {
@@ -156,7 +203,7 @@ async fn down<C>(
     endpoint: &mut ReadHalf<EndpointStream>,
     client: &mut WriteHalf<C>,
     early: Bytes,
-    talk: &Talk,
+    talk: &Talk<'_>,
 ) -> End
 where
     C: AsyncRead + AsyncWrite,
@@ -167,6 +214,7 @@ where
         if hand_on(&next, client, &mut frames, talk).await.is_err() {
             return End::Client;
         }
+        talk.went_down(next.len());
         next = tokio::select! {
             bytes = read(endpoint) => bytes,
             () = talk.changed.notified() => {
@@ -201,7 +249,7 @@ async fn hand_on<C>(
     mut bytes: &[u8],
     client: &mut WriteHalf<C>,
     frames: &mut Frames,
-    talk: &Talk,
+    talk: &Talk<'_>,
 ) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite,

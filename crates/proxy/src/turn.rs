@@ -1,17 +1,21 @@
 //! One request of a client's connection: how far it has come, what is waited for, and until when. A connection of HTTP/1.1
 //! has one at a time, one of HTTP/2 as many as it has streams.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use tokio::task::AbortHandle;
 
+use crate::access::Entry;
 use crate::body::{BodyFault, earlier};
-use crate::classes::AppCell;
+use crate::classes::{AppCell, VersionCell};
 use crate::connection::Connection;
-use crate::counts::EndpointRow;
+use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::LiveEndpoint;
 use crate::exchange::Exchange;
 use crate::table::Limits;
@@ -44,8 +48,11 @@ pub struct Turn {
     /// Of a stream: a piece of the answer was given to hyper then, and no more was asked for.
     answer_waits: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
-    /// The endpoint, once it was sent.
-    row: Cell<Option<EndpointRow>>,
+    /// The endpoint, once it was sent, and its version.
+    row: Cell<Option<(EndpointRow, VersionRow)>>,
+    /// Its line in the access log.
+    entry: RefCell<Option<Box<Entry>>>,
+    request_id: OnceCell<HeaderValue>,
     /// Who waits for the endpoint's answer.
     waker: RefCell<Option<Waker>>,
     /// Of a stream: what serves it.
@@ -64,6 +71,8 @@ impl Turn {
             answer_waits: Cell::default(),
             expired: Cell::default(),
             row: Cell::default(),
+            entry: RefCell::default(),
+            request_id: OnceCell::new(),
             waker: RefCell::default(),
             task: RefCell::default(),
         });
@@ -73,8 +82,34 @@ impl Turn {
 
     // --- told by the service --------------------------------------------------------------------------------------
 
-    pub fn sent_to(&self, endpoint: &LiveEndpoint) {
-        self.row.set(Some(endpoint.row));
+    pub fn logs_as(&self, entry: Entry) {
+        *self.entry.borrow_mut() = Some(Box::new(entry));
+    }
+
+    pub fn is_known_as(&self, request_id: HeaderValue) {
+        self.log(|entry| entry.request_id = request_id.to_str().ok().map(str::to_owned));
+        let _ = self.request_id.set(request_id);
+    }
+
+    pub fn request_id(&self) -> Option<&HeaderValue> {
+        self.request_id.get()
+    }
+
+    /// What its line in the access log shall say, if it has one.
+    pub fn log(&self, note: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = &mut *self.entry.borrow_mut() {
+            note(entry);
+        }
+    }
+
+    /// The line is somebody else's to end.
+    pub fn take_entry(&self) -> Option<Box<Entry>> {
+        self.entry.take()
+    }
+
+    pub fn sent_to(&self, endpoint: &Arc<LiveEndpoint>) {
+        self.log(|entry| entry.endpoint = Some(Arc::clone(endpoint)));
+        self.row.set(Some((endpoint.row, endpoint.version_row)));
         // What was waited for before belongs to nobody's time to answer.
         self.expired.set(None);
         self.still_waits();
@@ -134,6 +169,15 @@ impl Turn {
         self.still_waits();
     }
 
+    /// A piece of the request's body is handed to the endpoint.
+    pub fn bytes_went_up(&self, bytes: u64) {
+        if let Some((_, version)) = self.row.get() {
+            let counts = &self.connection.worker.shared.counts;
+            counts.version_cell(version, VersionCell::BytesUp).fetch_add(bytes, Relaxed);
+            self.log(|entry| entry.bytes_up += bytes);
+        }
+    }
+
     pub fn body_is_open(&self) -> bool {
         self.body_open.get()
     }
@@ -165,22 +209,27 @@ impl Turn {
     /// hyper has the whole answer in its buffer; it counts once it is flushed.
     pub fn answer_buffered(&self, exchange: Exchange) {
         self.answer_waits.set(None);
+        self.log(|entry| entry.outcome = Some("answered"));
         self.connection.answer_buffered(exchange);
     }
 
     /// An endpoint's body broke off in the middle of an answer.
     pub fn response_broken(&self, exchange: Exchange) {
-        match self.body_fault.get() {
-            Some(BodyFault::TooLarge) => exchange.failed(AppCell::Rejected),
-            Some(BodyFault::ClientGone) => exchange.abandoned(),
-            Some(BodyFault::EndpointGone | BodyFault::GivenUp) | None => drop(exchange.broken()),
-        }
+        let class = match self.body_fault.get() {
+            Some(BodyFault::ClientGone) => return exchange.abandoned(),
+            Some(BodyFault::TooLarge) => {
+                exchange.failed(AppCell::Rejected);
+                AppCell::Rejected
+            }
+            Some(BodyFault::EndpointGone | BodyFault::GivenUp) | None => exchange.broken(),
+        };
+        self.log(|entry| entry.ends_as(class));
     }
 
     // --- told by the connection -----------------------------------------------------------------------------------
 
     pub fn is_with(&self, row: EndpointRow) -> bool {
-        self.row.get() == Some(row)
+        self.row.get().is_some_and(|(of, _)| of == row)
     }
 
     /// From here on nobody hears of the endpoint's end who does not take what there is of the answer.

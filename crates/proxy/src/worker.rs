@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 
 use crate::connection::{self, Connection};
 use crate::counts::{Counts, EndpointRow, VersionRow};
+use crate::open::Open;
 use crate::pool::Pools;
 use crate::routes::{Random, Snapshot};
 use crate::table::{Limits, Listen};
@@ -40,6 +41,7 @@ pub struct Door {
     pub app_row: VersionRow,
     pub default_host: HeaderValue,
     pub gate: Arc<Gate>,
+    pub open: Arc<Open>,
 }
 
 /// Counts the connections of one address over all threads.

@@ -202,6 +202,7 @@ pub fn app(address: SocketAddr) -> App {
         tls: None,
         redirect_to: None,
         hsts_s: None,
+        access_log: None,
         endpoints: vec![],
     }
 }

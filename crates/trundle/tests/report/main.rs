@@ -108,7 +108,10 @@ fn the_picture_in_the_readme_is_of_a_report_as_it_is_drawn_now() {
     let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
     assert!(readme.contains("never fewer than 7 serve, never more than 9 are alive](docs/img/rollout.svg)"));
     let shown = std::fs::read_to_string(format!("{root}/docs/img/rollout.svg")).unwrap();
-    assert!(shown.contains("never fewer than 7 were available (floor 7), and never more than 9 alive (ceiling 9)"));
+    assert!(
+        shown
+            .contains("never fewer than 7 were available (floor 7), and never more than 9 alive (ceiling 9)")
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let state = world::bad_rollout(dir.path());

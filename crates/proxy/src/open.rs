@@ -1,0 +1,58 @@
+//! What is open now, by kind: of one app, over all threads. It ends with the process, so it is not in the file of counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Connections by what they speak, and the streams within them that have no end of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Http1,
+    Http2,
+    WebSocket,
+    Events,
+    Grpc,
+}
+
+impl What {
+    const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::WebSocket, Self::Events, Self::Grpc];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::WebSocket => "websocket",
+            Self::Events => "events",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Open([AtomicU64; What::ALL.len()]);
+
+impl Open {
+    pub fn one_more(self: &Arc<Self>, what: What) -> One {
+        self.0[what as usize].fetch_add(1, Relaxed);
+        One(Arc::clone(self), what)
+    }
+
+    /// How many of each, those of which there is none included.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<String, u64> {
+        What::ALL
+            .into_iter()
+            .map(|what| (what.name().to_owned(), self.0[what as usize].load(Relaxed)))
+            .collect()
+    }
+}
+
+/// One that is open, until this is dropped.
+#[derive(Debug)]
+pub struct One(Arc<Open>, What);
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.0[self.1 as usize].fetch_sub(1, Relaxed);
+    }
+}
