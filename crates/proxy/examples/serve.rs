@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use trundle_proxy::{
-    App, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, ProxyConfig, Request, SOCKET_NAME, Table,
+    App, Client, Endpoint, EndpointState, Listen, PROTOCOL, ProxyConfig, Request, SOCKET_NAME, Table,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,16 +32,9 @@ fn main() -> Result<(), Failure> {
         state: EndpointState::Routed,
     };
     let app = App {
-        app: "web".into(),
         listen: vec![Listen::Http(listen)],
-        trusted_proxies: vec![],
-        version_header: None,
-        limits: Limits::default(),
-        tls: None,
-        redirect_to: None,
-        hsts_s: None,
-        access_log: None,
         endpoints: upstreams.into_iter().enumerate().map(endpoint).collect(),
+        ..App::named("web")
     };
     let table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app] };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

@@ -115,7 +115,7 @@ fn set_target(head: &mut http::request::Parts, client: &Connection) -> Result<()
         if head.version != Version::HTTP_10 {
             return Err(Refusal::bad("the request has no Host\n"));
         }
-        head.headers.insert(HOST, client.default_host.clone());
+        head.headers.insert(HOST, client.door.default_host.clone());
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::body::earlier;
-use crate::counts::{EndpointRow, VersionRow};
+use crate::counts::EndpointRow;
 use crate::exchange::Exchange;
 use crate::forward;
 use crate::framing::Framing;
@@ -73,12 +73,10 @@ pub enum Verdict {
 
 pub struct Connection {
     pub worker: Rc<Worker>,
-    pub app: Arc<str>,
-    pub app_row: VersionRow,
+    /// The address it came to.
+    pub door: Rc<Door>,
     pub peer: Peer,
     pub peer_value: Option<HeaderValue>,
-    /// For a request of HTTP/1.0 that names no host.
-    pub default_host: HeaderValue,
     /// It came in with TLS.
     pub is_secure: bool,
     limits: Limits,
@@ -100,24 +98,22 @@ pub struct Connection {
     /// A WebSocket that was agreed to: it begins where HTTP has ended.
     tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
+    /// Of the app that has the address, what is open.
     open: Arc<Open>,
     /// As what it counts among those that are open.
-    counted: RefCell<One>,
+    counted: RefCell<Option<One>>,
 }
 
 impl Connection {
-    pub fn new(worker: Rc<Worker>, door: &Door, peer: Peer, limits: Limits) -> Self {
+    pub fn new(worker: Rc<Worker>, door: Rc<Door>, peer: Peer, limits: Limits) -> Self {
         let peer_value = match peer {
             Peer::Ip(ip) => HeaderValue::from_str(&ip.to_canonical().to_string()).ok(),
             Peer::Unix => None,
         };
         Self {
             worker,
-            app: Arc::clone(&door.app),
-            app_row: door.app_row,
             peer,
             peer_value,
-            default_host: door.default_host.clone(),
             is_secure: matches!(door.listen, Listen::Https(_)),
             limits,
             phase: Cell::new(Phase::Head(Instant::now())),
@@ -132,14 +128,21 @@ impl Connection {
             killed: Cell::default(),
             tunnel: RefCell::default(),
             waker: RefCell::default(),
-            open: Arc::clone(&door.open),
-            counted: RefCell::new(door.open.one_more(What::Http1)),
+            open: Arc::default(),
+            counted: RefCell::default(),
+            door,
         }
+    }
+
+    pub fn counted_in(self, open: Arc<Open>) -> Self {
+        let new = Self { open, ..self };
+        new.counts_as(What::Http1);
+        new
     }
 
     /// From now on it counts as this.
     pub fn counts_as(&self, what: What) {
-        *self.counted.borrow_mut() = self.open.one_more(what);
+        *self.counted.borrow_mut() = Some(self.open.one_more(what));
     }
 
     /// One of its answers counts as this, beside the connection.
@@ -340,7 +343,7 @@ impl Connection {
         };
         let blocked = self.write_blocked.get().map(|since| since + idle);
         let turns = self.turns.borrow();
-        let of_turns = turns.iter().filter_map(|turn| turn.upgrade()?.deadline(&self.limits)).min();
+        let of_turns = turns.iter().filter_map(|turn| turn.upgrade()?.deadline()).min();
         earlier(earlier(of_phase, blocked), of_turns)
     }
 
@@ -361,7 +364,7 @@ impl Connection {
             Phase::Idle(_) | Phase::Head(_) => return Verdict::Close,
             Phase::Busy => {}
         }
-        let is_due = |turn: &Rc<Turn>| turn.deadline(&self.limits).is_some_and(|deadline| deadline <= now);
+        let is_due = |turn: &Rc<Turn>| turn.deadline().is_some_and(|deadline| deadline <= now);
         for turn in self.live_turns().iter().filter(|turn| is_due(turn)) {
             if !turn.expire() && !turn.reset() {
                 return Verdict::Close;
@@ -400,10 +403,10 @@ where
 
 /// The same behind a handshake, for which there is as much time as for a head.
 pub async fn serve_tls(stream: TcpStream, state: Rc<Connection>) {
-    let routes = state.worker.shared.snapshot.load();
-    let config = routes.apps.get(&state.app).and_then(|route| route.secure.tls.clone());
-    drop(routes);
-    let Some(config) = config else { return };
+    let config = |name: Option<&str>| {
+        let routes = state.worker.shared.snapshot.load();
+        routes.sites.get(&state.door.listen)?.secured(name)?.secure.tls.clone()
+    };
     let until = Instant::now() + Duration::from_millis(state.limits.header_timeout_ms);
     if let Ok(Ok(stream)) = tokio::time::timeout_at(until.into(), tls::accept(config, stream)).await {
         serve(stream, state).await;

@@ -3,7 +3,7 @@
 //! A table is in force in this order: new endpoints are opened, the pointer is switched, old endpoints are closed. So at
 //! every instant a request finds an endpoint in the table it sees or in the one that has just replaced it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::hold::Hold;
 use crate::holding::Sockets;
 use crate::open::Open;
 use crate::routes::{Route, RouteSettings, Secured, Snapshot};
+use crate::sites::Site;
 use crate::store::TableFile;
 use crate::table::{App, EndpointState, Listen, Table};
 use crate::tls::Tls;
@@ -56,6 +57,13 @@ pub struct Director {
     told: BTreeSet<Key>,
     subscribers: Vec<(mpsc::Sender<Reply>, AbortHandle)>,
     stopping: bool,
+}
+
+/// What an app keeps from one table to the next.
+struct Kept {
+    hold: Arc<Hold>,
+    open: Arc<Open>,
+    log: Option<Arc<Log>>,
 }
 
 /// A table that can be put in force: nothing in it can fail any more.
@@ -270,7 +278,9 @@ impl Director {
     fn open_doors(&mut self, table: &Table, prepared: &mut Prepared) -> Result<(), String> {
         for app in &table.apps {
             for listen in &app.listen {
-                if self.doors.get(listen).is_some_and(|door| *door.app == *app.app) {
+                // It may be another app's as well, or have been.
+                let is_opened = prepared.sockets.iter().any(|(door, _)| door.listen == *listen);
+                if is_opened || self.doors.contains_key(listen) {
                     continue;
                 }
                 let socket = self.sockets.obtain(listen)?;
@@ -282,11 +292,9 @@ impl Director {
                 };
                 let door = Door {
                     listen: listen.clone(),
-                    app: app.app.as_str().into(),
                     app_row: prepared.app_rows[&app.app],
                     default_host: default_host.unwrap_or(HeaderValue::from_static("localhost")),
                     gate: Arc::default(),
-                    open: Arc::clone(self.open.entry(app.app.clone()).or_default()),
                 };
                 prepared.sockets.push((door, socket));
             }
@@ -321,9 +329,11 @@ impl Director {
         for (key, _) in states().filter(|(_, flag)| *flag == Flag::Routed) {
             prepared.endpoints[&key].set_flag(Flag::Routed);
         }
-        self.holds.retain(|name, _| table.apps.iter().any(|app| app.app == *name));
+        let is_here = |name: &String| table.apps.iter().any(|app| app.app == *name);
+        self.holds.retain(|name, _| is_here(name));
+        self.open.retain(|name, open| is_here(name) || open.is_any());
         self.open_logs(&table);
-        let snapshot = snapshot(&table, &prepared, &mut self.holds, &self.logs);
+        let snapshot = self.snapshot(&table, &prepared);
         self.shared.snapshot.store(Arc::new(snapshot));
         for (key, flag) in states().filter(|(_, flag)| *flag != Flag::Routed) {
             prepared.endpoints[&key].set_flag(flag);
@@ -336,20 +346,13 @@ impl Director {
             self.departed.push(endpoint);
         }
 
-        let wanted: BTreeMap<&Listen, &str> =
-            table.apps.iter().flat_map(|app| app.listen.iter().map(|l| (l, app.app.as_str()))).collect();
-        let left: Vec<Listen> = self
-            .doors
-            .iter()
-            .filter(|(l, door)| wanted.get(l) != Some(&&*door.app))
-            .map(|(l, _)| l.clone())
-            .collect();
+        let wanted: BTreeSet<&Listen> = table.apps.iter().flat_map(|app| &app.listen).collect();
+        let left: Vec<Listen> =
+            self.doors.keys().filter(|listen| !wanted.contains(listen)).cloned().collect();
         for listen in left {
             self.doors.remove(&listen);
             self.tell_workers(|| Some(Command::Leave(listen.clone())));
-            if !wanted.contains_key(&listen) {
-                self.sockets.release(&listen);
-            }
+            self.sockets.release(&listen);
         }
         for (door, socket) in prepared.sockets {
             self.tell_workers(|| match socket.try_clone() {
@@ -366,6 +369,31 @@ impl Director {
         self.tell_workers(|| Some(Command::Refresh(cut.clone())));
         self.told.clear();
         self.table = table;
+    }
+
+    fn snapshot(&mut self, table: &Table, prepared: &Prepared) -> Snapshot {
+        let routes = table.apps.iter().map(|app| {
+            let hold = Arc::clone(self.holds.entry(app.app.clone()).or_default());
+            let open = Arc::clone(self.open.entry(app.app.clone()).or_default());
+            let log = self.logs.get(&app.app).cloned();
+            let route = route(app, prepared, Kept { hold: Arc::clone(&hold), open, log });
+            hold.note(!route.has_nobody());
+            (Arc::clone(&route.app), Arc::new(route))
+        });
+        let apps: HashMap<Arc<str>, Arc<Route>> = routes.collect();
+        let mut sites: HashMap<Listen, Vec<(&App, Arc<Route>)>> = HashMap::new();
+        for app in &table.apps {
+            for listen in &app.listen {
+                let route = Arc::clone(&apps[app.app.as_str()]);
+                sites.entry(listen.clone()).or_default().push((app, route));
+            }
+        }
+        let sites = sites.into_iter().filter_map(|(listen, apps)| {
+            let mut apps = apps.into_iter();
+            Some((listen, Site::new(apps.next()?, apps.collect())))
+        });
+        let sites = sites.collect();
+        Snapshot { apps, sites }
     }
 
     /// A log that cannot be written is no reason to refuse a table: the writer says so, again and again.
@@ -477,22 +505,7 @@ fn key_of(endpoint: &LiveEndpoint) -> Key {
     (endpoint.app.to_string(), endpoint.id.clone(), endpoint.incarnation.clone())
 }
 
-fn snapshot(
-    table: &Table,
-    prepared: &Prepared,
-    holds: &mut BTreeMap<String, Arc<Hold>>,
-    logs: &BTreeMap<String, Arc<Log>>,
-) -> Snapshot {
-    let routes = table.apps.iter().map(|app| {
-        let hold = holds.entry(app.app.clone()).or_default();
-        let route = route(app, prepared, Arc::clone(hold), logs.get(&app.app).cloned());
-        hold.note(!route.has_nobody());
-        (Arc::clone(&route.app), Arc::new(route))
-    });
-    Snapshot { apps: routes.collect() }
-}
-
-fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>, log: Option<Arc<Log>>) -> Route {
+fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
     let header = app.version_header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
     let settings = RouteSettings {
         app: app.app.as_str().into(),
@@ -500,8 +513,9 @@ fn route(app: &App, prepared: &Prepared, hold: Arc<Hold>, log: Option<Arc<Log>>)
         trust: Trust::parse(&app.trusted_proxies).unwrap_or_default(),
         version_header: header,
         limits: app.limits.clone(),
-        hold,
-        log,
+        hold: kept.hold,
+        open: kept.open,
+        log: kept.log,
         secure: Secured {
             tls: prepared.tls.get(&app.app).map(|tls| Arc::clone(&tls.config)),
             redirect_to: app.redirect_to,

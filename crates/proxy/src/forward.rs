@@ -23,6 +23,7 @@ use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::classes::{AppCell, Lost};
 use crate::connection::Connection;
+use crate::counts::VersionRow;
 use crate::endless::Endless;
 use crate::endpoint::Flag;
 use crate::exchange::Exchange;
@@ -33,6 +34,7 @@ use crate::refusal::{self, Refusal};
 use crate::replay::Again;
 use crate::request_id::{self, REQUEST_ID};
 use crate::routes::{Route, Tried};
+use crate::sites::Nobody;
 use crate::table::Protocol;
 use crate::tunnel::Tunnel;
 use crate::turn::{Expired, Turn};
@@ -74,12 +76,14 @@ async fn answer(
 ) -> Result<Response<ResponseBody>, Gone> {
     let connection = &client.connection;
     let shared = &connection.worker.shared;
-    let Some(route) = shared.snapshot.load().apps.get(&connection.app).cloned() else {
-        let reason = format!("{} is no longer served here\n", connection.app);
-        let refusal = Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason);
-        shared.counts.app_cell(connection.app_row, refusal.class).fetch_add(1, Relaxed);
-        return Ok(Refusal { close: true, ..refusal }.answer(&client));
+    let route = match choose_app(connection, &request) {
+        Ok(route) => route,
+        Err((app_row, refusal)) => {
+            shared.counts.app_cell(app_row, refusal.class).fetch_add(1, Relaxed);
+            return Ok(refusal.answer(&client));
+        }
     };
+    client.belongs_to(&route.limits);
     let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
     if let Some(to) = route.secure.redirect_to.filter(|_| !connection.is_secure) {
         count(AppCell::Rejected);
@@ -101,6 +105,30 @@ async fn answer(
         Sent::Failed(refusal) => Ok(refusal.answer(&client)),
         Sent::Back(_) | Sent::Gone => Err(Gone),
     }
+}
+
+/// Whose request it is, where several apps have the address; or what is said, and in whose name it is counted.
+fn choose_app(
+    connection: &Connection,
+    request: &Request<Incoming>,
+) -> Result<Arc<Route>, (VersionRow, Refusal)> {
+    let door = &connection.door;
+    let snapshot = connection.worker.shared.snapshot.load();
+    let Some(site) = snapshot.sites.get(&door.listen) else {
+        let reason = format!("{} is served no longer\n", door.listen);
+        let refusal = Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason);
+        return Err((door.app_row, Refusal { close: true, ..refusal }));
+    };
+    site.route(request.uri(), request.headers()).map(Arc::clone).map_err(|nobody| {
+        let refusal = match nobody {
+            Nobody::Here => {
+                let refusal = Refusal::rejected(StatusCode::NOT_FOUND, "no app has this host and path\n");
+                Refusal { close: false, ..refusal }
+            }
+            Nobody::Ambiguous => Refusal::bad("the path can be read in two ways, which lead to two apps\n"),
+        };
+        (site.owner().app_row, refusal)
+    })
 }
 
 /// Tries endpoints until one has taken the request.
@@ -130,19 +158,18 @@ async fn forward(
             if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
         let Some(claim) = claim else {
             // A newer table may have taken all of ours away, and brought others, since we looked.
-            let newest = worker.shared.snapshot.load().apps.get(&connection.app).cloned();
+            let newest = worker.shared.snapshot.load().apps.get(&route.app).cloned();
             match newest {
                 Some(newest) if !tried.is_full() && !Arc::ptr_eq(&newest, &route) => {
                     route = newest;
                     continue;
                 }
                 Some(newest) if hold(connection, &newest, &mut held).await => {
-                    route =
-                        worker.shared.snapshot.load().apps.get(&connection.app).cloned().unwrap_or(newest);
+                    route = worker.shared.snapshot.load().apps.get(&route.app).cloned().unwrap_or(newest);
                     tried = Tried::default();
                     continue;
                 }
-                Some(_) | None => return fail(nowhere_to_go(connection, unreachable)),
+                Some(_) | None => return fail(nowhere_to_go(&route.app, unreachable)),
             }
         };
         if tried.len() > 0 {
@@ -197,7 +224,7 @@ async fn hold(client: &Connection, route: &Arc<Route>, held: &mut Option<(Held, 
     let worker = &client.worker;
     let changed = worker.changed.notified();
     let is_newest = |newest: &Arc<Route>| Arc::ptr_eq(newest, route);
-    if !worker.shared.snapshot.load().apps.get(&client.app).is_some_and(is_newest) {
+    if !worker.shared.snapshot.load().apps.get(&route.app).is_some_and(is_newest) {
         return true;
     }
     if held.is_none() {
@@ -212,12 +239,12 @@ async fn hold(client: &Connection, route: &Arc<Route>, held: &mut Option<(Held, 
     true
 }
 
-fn nowhere_to_go(client: &Connection, unreachable: bool) -> Refusal {
+fn nowhere_to_go(app: &str, unreachable: bool) -> Refusal {
     if unreachable {
-        let reason = format!("no instance of {} could be reached\n", client.app);
+        let reason = format!("no instance of {app} could be reached\n");
         Refusal::lost(StatusCode::BAD_GATEWAY, Lost::ConnectFailed, reason)
     } else {
-        let reason = format!("no instance of {} is ready\n", client.app);
+        let reason = format!("no instance of {app} is ready\n");
         Refusal::lost(StatusCode::SERVICE_UNAVAILABLE, Lost::NoEndpoint, reason)
     }
 }
@@ -252,7 +279,7 @@ async fn send(
                 opened(client, route, exchange, response).await
             } else {
                 // Nobody asked to switch: bytes after this would be anything.
-                bad_response(client, exchange)
+                bad_response(exchange)
             }
         }
         Ok(Ok(response)) => {
@@ -273,8 +300,8 @@ async fn send(
             }
         }
         Err(Expired::Response) => {
+            let reason = format!("an instance of {} did not answer in time\n", app_of(&exchange));
             exchange.failed(AppCell::Lost(Lost::ResponseTimeout));
-            let reason = format!("an instance of {} did not answer in time\n", client.connection.app);
             Sent::Failed(Refusal {
                 close: true,
                 ..Refusal::lost(StatusCode::GATEWAY_TIMEOUT, Lost::ResponseTimeout, reason)
@@ -314,24 +341,26 @@ fn broken(client: &Turn, exchange: Exchange, error: &hyper::Error) -> Sent {
         Some(BodyFault::EndpointGone | BodyFault::GivenUp) | None => {}
     }
     if error.is_parse() {
-        return bad_response(client, exchange);
+        return bad_response(exchange);
     }
+    let app = app_of(&exchange);
     let class = exchange.broken();
     let reason = match class {
-        AppCell::Cut => {
-            format!("an instance of {} was stopped before it had answered\n", client.connection.app)
-        }
-        _ => format!("an instance of {} ended before it had answered\n", client.connection.app),
+        AppCell::Cut => format!("an instance of {app} was stopped before it had answered\n"),
+        _ => format!("an instance of {app} ended before it had answered\n"),
     };
     Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
 }
 
-fn bad_response(client: &Turn, exchange: Exchange) -> Sent {
+fn bad_response(exchange: Exchange) -> Sent {
     let class = AppCell::Lost(Lost::BadResponse);
+    let reason = format!("an instance of {} answered with something that is not HTTP\n", app_of(&exchange));
     exchange.failed(class);
-    let reason =
-        format!("an instance of {} answered with something that is not HTTP\n", client.connection.app);
     Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
+}
+
+fn app_of(exchange: &Exchange) -> Arc<str> {
+    Arc::clone(&exchange.claim().endpoint().app)
 }
 
 /// Hands on that the endpoint has agreed; the WebSocket begins when the client's kernel has this.
@@ -342,7 +371,7 @@ async fn opened(
     response: Response<Incoming>,
 ) -> Sent {
     let (mut head, _) = response.into_parts();
-    let Some((endpoint, early)) = exchange.open().await else { return bad_response(client, exchange) };
+    let Some((endpoint, early)) = exchange.open().await else { return bad_response(exchange) };
     headers::to_client(&mut head.headers);
     upgrade::ask(&mut head.headers);
     if let Some(name) = &route.version_header {

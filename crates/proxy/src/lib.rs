@@ -54,6 +54,7 @@ mod refusal;
 mod replay;
 mod request_id;
 mod routes;
+mod sites;
 mod store;
 mod stream;
 mod sys;

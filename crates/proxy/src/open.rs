@@ -37,6 +37,11 @@ impl Open {
         One(Arc::clone(self), what)
     }
 
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.0.iter().any(|count| count.load(Relaxed) > 0)
+    }
+
     /// How many of each, those of which there is none included.
     #[must_use]
     pub fn all(&self) -> BTreeMap<String, u64> {

@@ -13,13 +13,17 @@ use crate::access::Log;
 use crate::counts::VersionRow;
 use crate::endpoint::{Claim, LiveEndpoint};
 use crate::hold::Hold;
-use crate::table::Limits;
+use crate::open::Open;
+use crate::sites::Site;
+use crate::table::{Limits, Listen};
 use crate::trust::Trust;
 
 /// Everything a worker needs to know to serve.
 #[derive(Default)]
 pub struct Snapshot {
     pub apps: HashMap<Arc<str>, Arc<Route>>,
+    /// What stands behind each address.
+    pub sites: HashMap<Listen, Site>,
 }
 
 /// One app in a snapshot.
@@ -32,6 +36,7 @@ pub struct Route {
     pub hold: Arc<Hold>,
     pub secure: Secured,
     pub log: Option<Arc<Log>>,
+    pub open: Arc<Open>,
     routed: Vec<Weighted>,
     /// Sum of all weights.
     total_weight: u64,
@@ -57,6 +62,7 @@ pub struct RouteSettings {
     pub hold: Arc<Hold>,
     pub secure: Secured,
     pub log: Option<Arc<Log>>,
+    pub open: Arc<Open>,
 }
 
 /// What has to do with TLS.
@@ -126,6 +132,7 @@ impl Route {
             hold: settings.hold,
             secure: settings.secure,
             log: settings.log,
+            open: settings.open,
             routed,
             total_weight,
             new,
@@ -218,7 +225,7 @@ impl Default for Random {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::counts::Counts;
     use crate::endpoint::Flag;
@@ -232,19 +239,31 @@ mod tests {
             endpoint.set_flag(Flag::Routed);
             (endpoint, *weight, true)
         });
-        let settings = RouteSettings {
-            hold: Arc::default(),
-            secure: Secured::default(),
-            log: None,
-            app: "web".into(),
-            app_row: counts.bind_app("web", &[]).unwrap(),
-            trust: Trust::default(),
-            version_header: None,
-            limits: Limits::default(),
-        };
+        let settings = settings("web", &counts);
         let endpoints: Vec<_> = endpoints.collect();
         let route = Route::new(settings, &endpoints);
         (dir, route, endpoints.into_iter().map(|(endpoint, ..)| endpoint).collect())
+    }
+
+    /// One without endpoints.
+    pub fn named(name: &str) -> Route {
+        let dir = tempfile::tempdir().unwrap();
+        let counts = Counts::open(&dir.path().join("c")).unwrap().0;
+        Route::new(settings(name, &counts), &[])
+    }
+
+    fn settings(name: &str, counts: &Counts) -> RouteSettings {
+        RouteSettings {
+            hold: Arc::default(),
+            secure: Secured::default(),
+            log: None,
+            open: Arc::default(),
+            app: name.into(),
+            app_row: counts.bind_app(name, &[]).unwrap(),
+            trust: Trust::default(),
+            version_header: None,
+            limits: Limits::default(),
+        }
     }
 
     #[test]

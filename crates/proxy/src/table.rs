@@ -3,7 +3,7 @@
 //! These are the types on the control socket and in `STATE_DIR/proxy-table.json`. They hold addresses, weights
 //! and labels, and never the reason why an endpoint is in a given state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,6 +47,13 @@ pub struct App {
     pub app: String,
     #[serde(default)]
     pub listen: Vec<Listen>,
+    /// Other apps may have the same addresses: these are its hosts there, `*.` before one stands for all below it. Without any,
+    /// every host that nobody else names.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The same of paths: what begins so is its own, and the longest wins.
+    #[serde(default)]
+    pub paths: Vec<String>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed: CIDR (`10.0.0.0/8`), a single address, or `unix`.
     #[serde(default)]
     pub trusted_proxies: Vec<String>,
@@ -227,16 +234,18 @@ impl Table {
             return Err(format!("{endpoints} endpoints in one table, at most {MAX_ENDPOINTS} are possible"));
         }
         let mut names = BTreeSet::new();
-        let mut listens = BTreeSet::new();
+        let mut listens: BTreeMap<String, Vec<&App>> = BTreeMap::new();
         for app in &self.apps {
             if !names.insert(&app.app) {
                 return Err(format!("app `{}` appears twice in the table", app.app));
             }
             for listen in &app.listen {
                 // With and without TLS an address is one address.
-                if !listens.insert(listen.to_string()) {
-                    return Err(format!("address {listen} appears twice in the table"));
+                let others = listens.entry(listen.to_string()).or_default();
+                for other in others.iter() {
+                    share(listen, app, other)?;
                 }
+                others.push(app);
             }
             app.validate()?;
         }
@@ -244,7 +253,40 @@ impl Table {
     }
 }
 
+/// Whether two apps can have the same address.
+fn share(listen: &Listen, app: &App, other: &App) -> Result<(), String> {
+    if app.app == other.app || !other.listen.contains(listen) {
+        return Err(format!("address {listen} appears twice in the table"));
+    }
+    match crate::sites::in_common(app, other) {
+        None => Ok(()),
+        Some(what) => Err(format!(
+            "address {listen} belongs to app `{}` and to app `{}`, and both have {what}; give them different hosts or paths",
+            other.app, app.app
+        )),
+    }
+}
+
 impl App {
+    /// With nothing but a name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            app: name.to_owned(),
+            listen: Vec::new(),
+            hosts: Vec::new(),
+            paths: Vec::new(),
+            trusted_proxies: Vec::new(),
+            version_header: None,
+            limits: Limits::default(),
+            tls: None,
+            redirect_to: None,
+            hsts_s: None,
+            access_log: None,
+            endpoints: Vec::new(),
+        }
+    }
+
     fn validate(&self) -> Result<(), String> {
         check_name("app", &self.app, MAX_NAME_BYTES)?;
         if let Some(name) = &self.version_header
@@ -254,6 +296,8 @@ impl App {
         }
         crate::trust::Trust::parse(&self.trusted_proxies)
             .map_err(|reason| format!("trusted_proxies of app `{}`: {reason}", self.app))?;
+        self.hosts.iter().try_for_each(|host| crate::sites::check_host(host))?;
+        self.paths.iter().try_for_each(|path| crate::sites::check_path(path))?;
         self.limits.validate().map_err(|reason| format!("limits of app `{}`: {reason}", self.app))?;
         if self.tls.is_none() && self.listen.iter().any(|listen| matches!(listen, Listen::Https(_))) {
             return Err(format!("app `{}` has an address with TLS, and no certificate", self.app));
@@ -275,6 +319,27 @@ impl App {
 }
 
 impl Limits {
+    /// Of each bound the widest: for connections of which nobody knows yet whose they are.
+    pub fn widest<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        let wider = |a: Self, b: &Self| Self {
+            header_bytes: a.header_bytes.max(b.header_bytes),
+            headers: a.headers.max(b.headers),
+            body_bytes: a.body_bytes.zip(b.body_bytes).map(|(a, b)| a.max(b)),
+            header_timeout_ms: a.header_timeout_ms.max(b.header_timeout_ms),
+            idle_timeout_ms: a.idle_timeout_ms.max(b.idle_timeout_ms),
+            response_timeout_ms: a.response_timeout_ms.max(b.response_timeout_ms),
+            connect_timeout_ms: a.connect_timeout_ms.max(b.connect_timeout_ms),
+            drain_spread_ms: a.drain_spread_ms.max(b.drain_spread_ms),
+            hold_ms: a.hold_ms.max(b.hold_ms),
+            hold_requests: a.hold_requests.max(b.hold_requests),
+            max_connections: a.max_connections.max(b.max_connections),
+        };
+        all.fold(None, |widest: Option<Self>, one| {
+            Some(widest.map_or_else(|| one.clone(), |w| wider(w, one)))
+        })
+        .unwrap_or_default()
+    }
+
     fn validate(&self) -> Result<(), String> {
         let at_least_one = [
             ("header_timeout_ms", self.header_timeout_ms),
@@ -307,23 +372,8 @@ fn check_name(what: &str, name: &str, longest: usize) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn app(name: &str) -> App {
-        App {
-            app: name.into(),
-            listen: vec![],
-            trusted_proxies: vec![],
-            version_header: None,
-            limits: Limits::default(),
-            tls: None,
-            redirect_to: None,
-            hsts_s: None,
-            access_log: None,
-            endpoints: vec![],
-        }
-    }
-
     fn check(change: impl FnOnce(&mut Table), expect: &str) {
-        let mut table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app("web")] };
+        let mut table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![App::named("web")] };
         change(&mut table);
         let got = table.validate().err().unwrap_or_default();
         assert!(got.contains(expect) && (expect.is_empty() == got.is_empty()), "{got:?} lacks {expect:?}");
@@ -333,14 +383,25 @@ mod tests {
     fn a_table_is_checked_before_it_is_used() {
         check(|_| {}, "");
         check(|t| t.protocol = PROTOCOL + 1, "protocol");
-        check(|t| t.apps.push(app("web")), "twice");
+        check(|t| t.apps.push(App::named("web")), "twice");
+        let shared = |t: &mut Table, hosts: [&str; 2]| {
+            t.apps = vec![App::named("a"), App::named("b")];
+            for (app, host) in t.apps.iter_mut().zip(hosts) {
+                app.listen = vec![Listen::Http("127.0.0.1:80".parse().unwrap())];
+                app.hosts = vec![host.to_owned()];
+            }
+        };
+        check(|t| shared(t, ["a.test", "b.test"]), "");
+        check(|t| shared(t, ["a.test", "A.test"]), "both have host a.test");
+        check(|t| shared(t, ["a.test", "b test"]), "no host");
+        check(|t| t.apps[0].paths = vec!["/a/../b".into()], "no beginning of a path");
         check(|t| t.apps[0].app = "a\nb".into(), "control");
         check(|t| t.apps[0].app = "x".repeat(101), "100 bytes");
         check(|t| t.apps[0].version_header = Some("no good".into()), "header name");
         check(|t| t.apps[0].trusted_proxies = vec!["10.0.0.0/99".into()], "10.0.0.0/99");
         check(|t| t.apps[0].limits.idle_timeout_ms = 0, "idle_timeout_ms");
         check(|t| t.apps[0].limits.header_bytes = 1, "header_bytes");
-        check(|t| t.apps = (0..65).map(|n| app(&n.to_string())).collect(), "at most 64");
+        check(|t| t.apps = (0..65).map(|n| App::named(&n.to_string())).collect(), "at most 64");
     }
 
     #[test]

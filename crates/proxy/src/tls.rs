@@ -17,11 +17,11 @@ use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::table::TlsFiles;
@@ -112,8 +112,15 @@ fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, Str
 /// A client's stream behind its handshake.
 pub struct Secure(TlsStream<TcpStream>);
 
-pub async fn accept(config: Arc<ServerConfig>, stream: TcpStream) -> io::Result<Secure> {
-    TlsAcceptor::from(config).accept(stream).await.map(Secure)
+/// `config` knows a certificate for the name that the client asks for.
+pub async fn accept(
+    config: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
+    stream: TcpStream,
+) -> io::Result<Secure> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let config = config(start.client_hello().server_name());
+    let config = config.ok_or_else(|| io::Error::other("no certificate can be read"))?;
+    start.into_stream(config).await.map(Secure)
 }
 
 impl AsFd for Secure {

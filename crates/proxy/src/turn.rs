@@ -48,6 +48,8 @@ pub struct Turn {
     /// Of a stream: a piece of the answer was given to hyper then, and no more was asked for.
     answer_waits: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
+    /// How long is waited for the endpoint's answer, and for a body that stands still.
+    patience: Cell<(Duration, Duration)>,
     /// The endpoint, once it was sent, and its version.
     row: Cell<Option<(EndpointRow, VersionRow)>>,
     /// Its line in the access log.
@@ -62,8 +64,10 @@ pub struct Turn {
 impl Turn {
     /// A request has come.
     pub fn begin(connection: Rc<Connection>, now: Instant, has_body: bool) -> Rc<Self> {
+        let patience = Cell::new(patience(connection.limits()));
         let turn = Rc::new(Self {
             connection,
+            patience,
             phase: Cell::new(Phase::Waiting(now)),
             body_waits: Cell::default(),
             body_open: Cell::new(has_body),
@@ -81,6 +85,11 @@ impl Turn {
     }
 
     // --- told by the service --------------------------------------------------------------------------------------
+
+    /// It is known whose it is, and so how long may be waited.
+    pub fn belongs_to(&self, limits: &Limits) {
+        self.patience.set(patience(limits));
+    }
 
     pub fn logs_as(&self, entry: Entry) {
         *self.entry.borrow_mut() = Some(Box::new(entry));
@@ -248,15 +257,16 @@ impl Turn {
         task.is_some()
     }
 
-    pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
+        let (for_answer, for_body) = self.patience.get();
         let of_phase = match self.phase.get() {
             Phase::Waiting(since) if self.expired.get().is_none() && self.body_waits.get().is_none() => {
-                Some(since + Duration::from_millis(limits.response_timeout_ms))
+                Some(since + for_answer)
             }
             Phase::Waiting(_) | Phase::Answering => None,
         };
         let stands_still = earlier(self.body_waits.get(), self.answer_waits.get());
-        earlier(of_phase, stands_still.map(|since| since + Duration::from_millis(limits.idle_timeout_ms)))
+        earlier(of_phase, stands_still.map(|since| since + for_body))
     }
 
     /// Its deadline is over. True: who waits for the answer is told, and says something; false: there is nothing to be said.
@@ -277,4 +287,8 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.connection.turn_ended(self);
     }
+}
+
+fn patience(limits: &Limits) -> (Duration, Duration) {
+    (Duration::from_millis(limits.response_timeout_ms), Duration::from_millis(limits.idle_timeout_ms))
 }

@@ -21,7 +21,6 @@ use tokio::task::AbortHandle;
 
 use crate::connection::{self, Connection};
 use crate::counts::{Counts, EndpointRow, VersionRow};
-use crate::open::Open;
 use crate::pool::Pools;
 use crate::routes::{Random, Snapshot};
 use crate::table::{Limits, Listen};
@@ -33,15 +32,14 @@ pub struct Shared {
     pub counts: Arc<Counts>,
 }
 
-/// A listening address of an app, as every worker knows it.
+/// A listening address, as every worker knows it. Whose requests come in there, the present table says.
 #[derive(Clone)]
 pub struct Door {
     pub listen: Listen,
-    pub app: Arc<str>,
+    /// In whose name is counted what belongs to none: of the app that it was opened for.
     pub app_row: VersionRow,
     pub default_host: HeaderValue,
     pub gate: Arc<Gate>,
-    pub open: Arc<Open>,
 }
 
 /// Counts the connections of one address over all threads.
@@ -187,6 +185,7 @@ impl Worker {
     }
 
     async fn accept_on(self: Rc<Self>, door: Door, socket: OwnedFd) {
+        let door = Rc::new(door);
         match door.listen {
             Listen::Http(_) | Listen::Https(_) => {
                 let is_secure = matches!(door.listen, Listen::Https(_));
@@ -227,7 +226,13 @@ impl Worker {
     }
 
     fn limits(&self, door: &Door) -> Limits {
-        self.shared.snapshot.load().apps.get(&door.app).map(|route| route.limits.clone()).unwrap_or_default()
+        self.shared
+            .snapshot
+            .load()
+            .sites
+            .get(&door.listen)
+            .map(|site| site.limits.clone())
+            .unwrap_or_default()
     }
 
     /// Above the cap, clients wait in the kernel's queue: nobody is refused.
@@ -243,7 +248,7 @@ impl Worker {
 
     fn spawn<F>(
         self: &Rc<Self>,
-        door: &Door,
+        door: &Rc<Door>,
         peer: Peer,
         place: Place,
         serve: impl FnOnce(Rc<Connection>) -> F,
@@ -252,7 +257,10 @@ impl Worker {
     {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
-        let state = Rc::new(Connection::new(Rc::clone(self), door, peer, self.limits(door)));
+        let open =
+            self.shared.snapshot.load().sites.get(&door.listen).map(|site| Arc::clone(&site.owner().open));
+        let state = Connection::new(Rc::clone(self), Rc::clone(door), peer, self.limits(door));
+        let state = Rc::new(state.counted_in(open.unwrap_or_default()));
         self.connections.borrow_mut().insert(number, (door.listen.clone(), Rc::clone(&state)));
         let leave = Ended { worker: Rc::clone(self), _place: place, number };
         let serving = serve(state);

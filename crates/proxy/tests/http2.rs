@@ -168,12 +168,13 @@ fn each_side_has_its_own_form_of_a_request() {
     // From HTTP/1.1 to HTTP/2.
     let answer = raw(
         address,
-        "GET /a?b HTTP/1.1\r\nHost: web.test\r\nTE: trailers\r\nConnection: TE, close\r\nCookie: a=1\r\n\r\n",
+        "GET /a?b HTTP/1.1\r\nHost: web.test\r\nTE: trailers\r\nConnection: TE, close\r\nCookie: a=1\r\n\
+         X-Request-Id: r1\r\n\r\n",
     );
     assert_eq!(
         answer.text(),
         "GET http://web.test/a?b HTTP/2.0\ncookie: a=1\nte: trailers\nx-forwarded-for: 127.0.0.1\nx-forwarded-host: web.test\n\
-         x-forwarded-proto: http"
+         x-forwarded-proto: http\nx-request-id: r1"
     );
     // From HTTP/2 to HTTP/1.1, cookies in one line, a body without a length in pieces.
     proxy.route(vec![routed("web-2-1", old.address)]);

@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use trundle_proxy::{
-    App, AppStats, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Reply,
-    Request, SOCKET_NAME, Stats, Table,
+    App, AppStats, Client, Endpoint, EndpointState, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
+    SOCKET_NAME, Stats, Table,
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -193,18 +193,7 @@ fn run(state_dir: PathBuf) -> JoinHandle<()> {
 }
 
 pub fn app(address: SocketAddr) -> App {
-    App {
-        app: "web".into(),
-        listen: vec![Listen::Http(address)],
-        trusted_proxies: vec![],
-        version_header: None,
-        limits: Limits::default(),
-        tls: None,
-        redirect_to: None,
-        hsts_s: None,
-        access_log: None,
-        endpoints: vec![],
-    }
+    App { listen: vec![Listen::Http(address)], ..App::named("web") }
 }
 
 pub fn endpoint(id: &str, address: SocketAddr, state: EndpointState) -> Endpoint {
