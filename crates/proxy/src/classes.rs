@@ -44,10 +44,12 @@ pub enum Kind {
     Events,
     /// An answer of gRPC that was still open when it had to move.
     Grpc,
+    /// A connection that carries bytes and no HTTP.
+    Tcp,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Request, Self::WebSocket, Self::Events, Self::Grpc];
+    pub const ALL: [Self; 5] = [Self::Request, Self::WebSocket, Self::Events, Self::Grpc, Self::Tcp];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Kind {
             Self::WebSocket => "websocket",
             Self::Events => "events",
             Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
         }
     }
 }

@@ -152,7 +152,10 @@ impl Counts {
         let at = Self::version_at(version);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.word(at + CELLS).fetch_add(1, Relaxed);
-        self.version_cell(version, VersionCell::Status(status / 100)).fetch_add(1, Relaxed);
+        // What is no HTTP has none.
+        if status > 0 {
+            self.version_cell(version, VersionCell::Status(status / 100)).fetch_add(1, Relaxed);
+        }
         self.word(at + CELLS + 1).fetch_add(us, Relaxed);
         self.word(at + HISTOGRAM + bucket_of(us)).fetch_add(1, Relaxed);
     }

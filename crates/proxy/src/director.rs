@@ -285,7 +285,7 @@ impl Director {
                 }
                 let socket = self.sockets.obtain(listen)?;
                 let default_host = match listen {
-                    Listen::Http(address) | Listen::Https(address) => {
+                    Listen::Http(address) | Listen::Https(address) | Listen::Tcp(address) => {
                         HeaderValue::from_str(&address.to_string()).ok()
                     }
                     Listen::Unix(_) => None,
@@ -352,7 +352,10 @@ impl Director {
         for listen in left {
             self.doors.remove(&listen);
             self.tell_workers(|| Some(Command::Leave(listen.clone())));
-            self.sockets.release(&listen);
+            // Something else may be spoken on the same socket.
+            if !wanted.iter().any(|other| other.socket() == listen.socket()) {
+                self.sockets.release(&listen);
+            }
         }
         for (door, socket) in prepared.sockets {
             self.tell_workers(|| match socket.try_clone() {

@@ -46,6 +46,23 @@ impl Exchange {
         }
     }
 
+    /// A connection that carries bytes and no HTTP, which the endpoint has taken.
+    pub fn of_bytes(claim: Claim, worker: Rc<Worker>, started: Instant) -> Self {
+        let counts = &claim.endpoint().counts;
+        counts.requests(claim.endpoint().row).fetch_add(1, Relaxed);
+        let opened_after = Some(started.elapsed());
+        Self {
+            claim,
+            upstream: None,
+            worker,
+            started,
+            status: 0,
+            kind: Kind::Tcp,
+            opened_after,
+            counted: false,
+        }
+    }
+
     pub fn claim(&self) -> &Claim {
         &self.claim
     }

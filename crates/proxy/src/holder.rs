@@ -183,8 +183,12 @@ impl Holder {
                 Ok(None)
             }
             Ask::Keep(kept) => {
-                let gone: Vec<Listen> =
-                    self.sockets.keys().filter(|held| !kept.contains(held)).cloned().collect();
+                let gone: Vec<Listen> = self
+                    .sockets
+                    .keys()
+                    .filter(|held| !kept.iter().any(|kept| kept.socket() == **held))
+                    .cloned()
+                    .collect();
                 gone.iter().for_each(|listen| self.release(listen));
                 Ok(None)
             }
@@ -204,6 +208,7 @@ impl Holder {
     }
 
     fn obtain(&mut self, listen: &Listen) -> Result<Option<OwnedFd>, String> {
+        let listen = &listen.socket();
         let copy = |socket: &OwnedFd| {
             socket.try_clone().map(Some).map_err(|error| format!("cannot hand over {listen}: {error}"))
         };
@@ -222,6 +227,7 @@ impl Holder {
     }
 
     fn release(&mut self, listen: &Listen) {
+        let listen = &listen.socket();
         if self.sockets.remove(listen).is_some()
             && let Listen::Unix(path) = listen
         {

@@ -21,7 +21,7 @@ const BACKLOG: i32 = 4096;
 /// Binds and listens. The error names the address and says what to do.
 pub fn bind(listen: &Listen) -> Result<OwnedFd, String> {
     let result = match listen {
-        Listen::Http(address) | Listen::Https(address) => bind_tcp(*address),
+        Listen::Http(address) | Listen::Https(address) | Listen::Tcp(address) => bind_tcp(*address),
         Listen::Unix(path) => bind_unix(path, 0o660),
     };
     result.map_err(|error| format!("cannot listen on {listen}: {error}{}", hint(&error)))

@@ -12,10 +12,11 @@ pub enum What {
     WebSocket,
     Events,
     Grpc,
+    Tcp,
 }
 
 impl What {
-    const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::WebSocket, Self::Events, Self::Grpc];
+    const ALL: [Self; 6] = [Self::Http1, Self::Http2, Self::WebSocket, Self::Events, Self::Grpc, Self::Tcp];
 
     fn name(self) -> &'static str {
         match self {
@@ -24,6 +25,7 @@ impl What {
             Self::WebSocket => "websocket",
             Self::Events => "events",
             Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
         }
     }
 }

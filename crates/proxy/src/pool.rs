@@ -9,6 +9,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -173,6 +174,17 @@ impl Drop for Ending {
     }
 }
 
+/// A new connection.
+pub async fn reach(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(address)).await??;
+    // A port of the ephemeral range can be connected to itself when nobody listens on it.
+    if stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 impl Pools {
     #[must_use]
     pub fn new() -> Self {
@@ -223,12 +235,7 @@ impl Pools {
         protocol: Protocol,
         timeout: Duration,
     ) -> io::Result<Upstream> {
-        let stream = tokio::time::timeout(timeout, TcpStream::connect(endpoint.address)).await??;
-        // A port of the ephemeral range can be connected to itself when nobody listens on it.
-        if stream.local_addr()? == endpoint.address {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        stream.set_nodelay(true)?;
+        let stream = reach(endpoint.address, timeout).await?;
         match protocol {
             Protocol::Http1 => self.speak_http1(endpoint, stream).await,
             Protocol::Http2 => self.speak_http2(endpoint, stream).await,

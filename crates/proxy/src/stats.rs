@@ -34,7 +34,7 @@ pub struct AppStats {
     /// Streams whose clients were asked to come again when their instance left: WebSockets with a Close, event streams by
     /// their end between two events.
     pub told: u64,
-    /// The same and those that were cut, by what they were: `request`, `websocket`, `events`.
+    /// The same and those that were cut, by what they were: `request`, `websocket`, `events`, `grpc`, `tcp`.
     pub told_by_kind: BTreeMap<String, u64>,
     pub cut_by_kind: BTreeMap<String, u64>,
     /// Answers of the app with a status of 500 or more. They are part of `by_version`.
@@ -53,7 +53,7 @@ pub struct AppStats {
     /// Bytes of the bodies of requests and of answers, per version, WebSockets included; of those that did not end well too.
     pub bytes_up: BTreeMap<String, u64>,
     pub bytes_down: BTreeMap<String, u64>,
-    /// Connections of clients that are open now, by what they speak (`http1`, `http2`, `websocket`), and the streams within
+    /// Connections of clients that are open now, by what they speak (`http1`, `http2`, `websocket`, `tcp`), and the streams within
     /// them that have no end of their own (`events`, `grpc`).
     pub open: BTreeMap<String, u64>,
     pub endpoints: Vec<EndpointStats>,

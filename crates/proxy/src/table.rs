@@ -110,13 +110,26 @@ pub enum Listen {
     Http(SocketAddr),
     /// The same behind TLS.
     Https(SocketAddr),
+    /// Bytes that are no HTTP.
+    Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl Listen {
+    /// The same for all that is one socket to the kernel, whatever is spoken there.
+    #[must_use]
+    pub fn socket(&self) -> Self {
+        match self {
+            Self::Http(address) | Self::Https(address) | Self::Tcp(address) => Self::Http(*address),
+            Self::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
 }
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(address) | Self::Https(address) => write!(f, "{address}"),
+            Self::Http(address) | Self::Https(address) | Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

@@ -147,7 +147,7 @@ where
 }
 
 /// A client that vanished without a word is noticed, so that no drain waits for it.
-fn keep_alive(stream: &impl AsFd) {
+pub fn keep_alive(stream: &impl AsFd) {
     // A Unix socket knows no such thing, and needs none.
     let _ = sockopt::set_socket_keepalive(stream, true);
     let _ = sockopt::set_tcp_keepidle(stream, KEEP_ALIVE);

@@ -24,6 +24,7 @@ use crate::counts::{Counts, EndpointRow, VersionRow};
 use crate::pool::Pools;
 use crate::routes::{Random, Snapshot};
 use crate::table::{Limits, Listen};
+use crate::tcp;
 use crate::trust::Peer;
 
 /// What all threads see.
@@ -204,6 +205,19 @@ impl Worker {
                     } else {
                         self.spawn(&door, peer, place, |state| connection::serve(stream, state));
                     }
+                }
+            }
+            Listen::Tcp(_) => {
+                let listener = TcpListener::from_std(socket.into());
+                let Ok(listener) = listener else { return self.report(&door) };
+                loop {
+                    let place = self.await_room(&door).await;
+                    let Ok((stream, peer)) = listener.accept().await else {
+                        backoff().await;
+                        continue;
+                    };
+                    let _ = stream.set_nodelay(true);
+                    self.spawn(&door, Peer::Ip(peer.ip()), place, |state| tcp::serve(stream, state));
                 }
             }
             Listen::Unix(_) => {
