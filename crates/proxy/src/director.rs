@@ -19,6 +19,7 @@ use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::{Flag, LiveEndpoint, Rows};
 use crate::hold::Hold;
 use crate::holding::Sockets;
+use crate::maintenance::Closed;
 use crate::open::Open;
 use crate::routes::{Route, RouteSettings, Secured, Snapshot};
 use crate::sites::Site;
@@ -519,6 +520,7 @@ fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
         hold: kept.hold,
         open: kept.open,
         log: kept.log,
+        closed: app.maintenance.as_ref().map(Closed::of),
         secure: Secured {
             tls: prepared.tls.get(&app.app).map(|tls| Arc::clone(&tls.config)),
             redirect_to: app.redirect_to,

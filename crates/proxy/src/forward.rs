@@ -92,6 +92,10 @@ async fn answer(
     if let Some(log) = &route.log {
         client.logs_as(Entry::of(log, &request, connection, started));
     }
+    if let Some(closed) = &route.closed {
+        count(AppCell::Rejected);
+        return Ok(closed.answer(&client));
+    }
     let (mut request, shape) = match ask::prepare(&client, &route, request) {
         Ok(prepared) => prepared,
         Err(refusal) => {

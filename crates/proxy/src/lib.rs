@@ -47,6 +47,7 @@ mod leave;
 mod linger;
 mod listen;
 mod lock;
+mod maintenance;
 mod open;
 mod pool;
 mod process;
@@ -78,8 +79,8 @@ pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Requ
 pub use error::ProxyError;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
 pub use table::{
-    AccessFormat, AccessLog, App, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, Table,
-    TlsFiles,
+    AccessFormat, AccessLog, App, Endpoint, EndpointState, Limits, Listen, Maintenance, PROTOCOL, Protocol,
+    Table, TlsFiles,
 };
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";

@@ -50,6 +50,12 @@ impl Refusal {
         Self { status, class: AppCell::Lost(why), reason, close: false }
     }
 
+    /// Nobody shall come in. The connection goes on.
+    pub fn closed() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { status, class: AppCell::Rejected, reason: String::new(), close: false }
+    }
+
     /// As the answer to a request.
     pub fn answer(self, client: &Turn) -> Response<ResponseBody> {
         client.answer_made();

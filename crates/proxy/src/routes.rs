@@ -13,6 +13,7 @@ use crate::access::Log;
 use crate::counts::VersionRow;
 use crate::endpoint::{Claim, LiveEndpoint};
 use crate::hold::Hold;
+use crate::maintenance::Closed;
 use crate::open::Open;
 use crate::sites::Site;
 use crate::table::{Limits, Listen};
@@ -36,6 +37,7 @@ pub struct Route {
     pub hold: Arc<Hold>,
     pub secure: Secured,
     pub log: Option<Arc<Log>>,
+    pub closed: Option<Closed>,
     pub open: Arc<Open>,
     routed: Vec<Weighted>,
     /// Sum of all weights.
@@ -62,6 +64,7 @@ pub struct RouteSettings {
     pub hold: Arc<Hold>,
     pub secure: Secured,
     pub log: Option<Arc<Log>>,
+    pub closed: Option<Closed>,
     pub open: Arc<Open>,
 }
 
@@ -132,6 +135,7 @@ impl Route {
             hold: settings.hold,
             secure: settings.secure,
             log: settings.log,
+            closed: settings.closed,
             open: settings.open,
             routed,
             total_weight,
@@ -257,6 +261,7 @@ pub mod tests {
             hold: Arc::default(),
             secure: Secured::default(),
             log: None,
+            closed: None,
             open: Arc::default(),
             app: name.into(),
             app_row: counts.bind_app(name, &[]).unwrap(),

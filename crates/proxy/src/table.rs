@@ -73,8 +73,20 @@ pub struct App {
     pub hsts_s: Option<u64>,
     #[serde(default)]
     pub access_log: Option<AccessLog>,
+    /// New requests are answered with this, and reach nobody. What is in flight goes on.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+}
+
+/// What is answered while nobody shall come in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Maintenance {
+    /// HTML, at most 1 MiB; a few words without it. Read as the table comes into force.
+    pub page: Option<PathBuf>,
+    pub retry_after_s: Option<u64>,
 }
 
 /// Where a line for each request goes.
@@ -296,6 +308,7 @@ impl App {
             redirect_to: None,
             hsts_s: None,
             access_log: None,
+            maintenance: None,
             endpoints: Vec::new(),
         }
     }

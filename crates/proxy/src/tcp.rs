@@ -69,6 +69,10 @@ async fn reach(client: &mut TcpStream, state: &Connection) -> Option<(Claim, Tcp
                 .fetch_add(1, Relaxed);
             return None;
         };
+        if now.closed.is_some() {
+            worker.shared.counts.app_cell(now.app_row, AppCell::Rejected).fetch_add(1, Relaxed);
+            return None;
+        }
         let count = |cell| worker.shared.counts.app_cell(now.app_row, cell).fetch_add(1, Relaxed);
         let claim = if tried.is_full() { None } else { now.choose(&mut worker.random.borrow_mut(), &tried) };
         let Some(claim) = claim else {

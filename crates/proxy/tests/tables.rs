@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::*;
 use trundle_proxy::EndpointState::Draining;
-use trundle_proxy::{Listen, ProxyConfig, ProxyError, Reply, Request, SOCKET_NAME};
+use trundle_proxy::{Listen, Maintenance, ProxyConfig, ProxyError, Reply, Request, SOCKET_NAME};
 
 fn refused(reply: &Reply) -> &str {
     match reply {
@@ -179,4 +179,48 @@ fn what_is_in_flight_at_the_end_is_finished() {
     assert_eq!(answer.text(), "done");
     thread::scope(|scope| scope.spawn(|| assert!(waits.is_closed())).join().unwrap());
     proxy.stop();
+}
+
+#[test]
+fn while_an_app_is_closed_the_page_is_answered_and_what_is_in_flight_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("page.html");
+    std::fs::write(&page, "<h1>back at ten</h1>").unwrap();
+    let mut proxy = Proxy::start();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let app = Upstream::start(move |seen, stream| {
+        if seen.target() == "/slow" {
+            wait.lock().unwrap().recv().unwrap();
+        }
+        respond(stream, 200, "in")
+    });
+    proxy.route(vec![routed("a", app.address)]);
+    let address = proxy.address;
+    let slow = thread::spawn(move || get(address, "/slow"));
+    until("it is in flight", || (proxy.control.app().endpoints[0].in_flight == 1).then_some(()));
+    let mut waits = Http::connect(address);
+    assert_eq!(waits.get("/").unwrap().text(), "in");
+    proxy.table.apps[0].maintenance = Some(Maintenance { page: Some(page), retry_after_s: Some(120) });
+    proxy.route(vec![routed("a", app.address)]);
+    let before = app.count();
+    for _ in 0..2 {
+        let answer = waits.get("/").unwrap();
+        assert_eq!((answer.status, answer.text()), (503, "<h1>back at ten</h1>"));
+        for header in ["retry-after: 120", "content-type: text/html", "cache-control: no-store"] {
+            assert!(answer.head.contains(header), "{header} in {}", answer.head);
+        }
+    }
+    assert_eq!(app.count(), before, "it reaches nobody");
+    // With a body that nobody reads, and by the next process.
+    assert_eq!(Http::connect(address).post("/", &[0; 100_000]).unwrap().status, 503);
+    go.send(()).unwrap();
+    assert_eq!(slow.join().unwrap().text(), "in");
+    proxy.restart();
+    assert_eq!(get(address, "/").status, 503);
+    proxy.table.apps[0].maintenance = None;
+    proxy.route(vec![routed("a", app.address)]);
+    assert_eq!(get(address, "/").text(), "in");
+    let stats = proxy.control.app();
+    assert_eq!((stats.lost, stats.rejected), (0, 4), "{stats:?}");
 }
