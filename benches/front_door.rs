@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use common::{Sorted, quick, rounds, table};
 use trundle_proxy::{
-    App, Client, Endpoint, EndpointState, Limits, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
+    App, Client, Endpoint, EndpointState, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
     SOCKET_NAME, Table, TlsFiles,
 };
 
@@ -295,14 +295,9 @@ fn trundle(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: SocketAd
     let state_dir = dir.join("state");
     fs::create_dir(&state_dir).unwrap();
     let app = App {
-        app: "web".into(),
         listen: vec![Listen::Http(plain), Listen::Https(tls)],
-        trusted_proxies: vec![],
         version_header: Some("x-app-version".into()),
-        limits: Limits::default(),
         tls: Some(TlsFiles { cert: dir.join("cert.pem"), key: dir.join("key.pem") }),
-        redirect_to: None,
-        hsts_s: None,
         endpoints: vec![Endpoint {
             id: "web-1-1".into(),
             incarnation: "1".into(),
@@ -313,6 +308,7 @@ fn trundle(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: SocketAd
             weight: 1,
             state: EndpointState::Routed,
         }],
+        ..App::named("web")
     };
     let table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app] };
     // From its last table, as after a start: nobody has to tell it.

@@ -27,6 +27,20 @@ pub struct Listen {
     pub tls: Option<Tls>,
     /// A path of a Unix socket, for a proxy in front.
     pub unix: Option<String>,
+    /// An address that carries bytes and no HTTP; then none of the others is there.
+    #[serde(default)]
+    pub tcp: Option<String>,
+    /// Other apps may have the same addresses: these are its hosts there, `*.` before one stands for all below it.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The same of paths: what begins so is its own, and the longest wins.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    #[serde(default)]
+    pub access_log: Option<AccessLog>,
+    /// Clients are answered with this, and reach nobody. A person says so, never the file: a deploy leaves it as it is.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
     /// Networks whose `X-Forwarded-*` are believed; `unix` means the peer of the Unix socket.
     pub trusted_proxies: Vec<String>,
     /// Set on every answer with the version that gave it; empty turns it off.
@@ -59,6 +73,11 @@ impl Default for Listen {
             https: None,
             tls: None,
             unix: None,
+            tcp: None,
+            hosts: Vec::new(),
+            paths: Vec::new(),
+            access_log: None,
+            maintenance: None,
             trusted_proxies: Vec::new(),
             version_header: None,
             hold_ms: 0,
@@ -79,6 +98,30 @@ pub struct Tls {
     pub redirect: bool,
     /// `Strict-Transport-Security` for so long.
     pub hsts_ms: Option<Millis>,
+}
+
+/// What clients are answered while nobody shall come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Absolute: HTML; a few words without it.
+    pub page: Option<String>,
+    pub retry_after_ms: Option<Millis>,
+}
+
+/// A line for each request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLog {
+    pub format: AccessFormat,
+    /// Absolute; without it the file is in the state directory.
+    pub file: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessFormat {
+    Json,
+    /// As Apache and nginx call it.
+    Combined,
 }
 
 /// What one client may take of the proxy. What is not written has the proxy's own bound.

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::classes::AppCell;
 use crate::connection::Connection;
-use crate::endpoint::{Flag, LiveEndpoint};
+use crate::endpoint::LiveEndpoint;
 use crate::table::{AccessFormat, AccessLog};
 
 /// Lines that wait for the disk.
@@ -125,7 +125,7 @@ impl Entry {
 
     fn line(&self) -> String {
         let outcome = self.outcome.unwrap_or_else(|| {
-            let is_cut = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.flag() == Flag::Cut);
+            let is_cut = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.was_cut());
             if is_cut { "cut" } else { "gone" }
         });
         match self.log.format {

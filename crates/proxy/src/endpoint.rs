@@ -65,6 +65,8 @@ pub struct LiveEndpoint {
     pub row: EndpointRow,
     pub counts: Arc<Counts>,
     flag: AtomicU8,
+    /// What it had was cut, whatever its flag says by now: an instance may be gone before each thread has looked.
+    was_cut: AtomicBool,
     /// It was given a request.
     greeted: AtomicBool,
     /// Wakes the control thread when the last request of an endpoint that is on its way out has ended.
@@ -96,6 +98,7 @@ impl LiveEndpoint {
             counts: rows.counts,
             // Nothing may be claimed before the table that names it is in force.
             flag: AtomicU8::new(Flag::Removed as u8),
+            was_cut: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             idle,
         }
@@ -114,7 +117,15 @@ impl LiveEndpoint {
 
     /// D1. Read `in_flight` only after it.
     pub fn set_flag(&self, flag: Flag) {
+        if flag == Flag::Cut {
+            self.was_cut.store(true, SeqCst);
+        }
         self.flag.store(flag as u8, SeqCst);
+    }
+
+    #[must_use]
+    pub fn was_cut(&self) -> bool {
+        self.was_cut.load(SeqCst)
     }
 
     /// D2.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::classes::{AppCell, Kind, Lost, VersionCell};
-use crate::endpoint::{Claim, Flag};
+use crate::endpoint::Claim;
 use crate::pool::Upstream;
 use crate::stream::EndpointStream;
 use crate::worker::Worker;
@@ -143,7 +143,7 @@ impl Exchange {
 
     /// The endpoint's connection broke: cut if that was our doing, crashed otherwise.
     pub fn broken(mut self) -> AppCell {
-        let class = if self.claim.endpoint().flag() == Flag::Cut { AppCell::Cut } else { AppCell::Crashed };
+        let class = if self.claim.endpoint().was_cut() { AppCell::Cut } else { AppCell::Crashed };
         self.count(class);
         class
     }
@@ -183,7 +183,7 @@ impl Drop for Exchange {
         if self.counted {
             return;
         }
-        if self.claim.endpoint().flag() == Flag::Cut {
+        if self.claim.endpoint().was_cut() {
             self.count(AppCell::Cut);
         } else if self.worker.is_over() {
             self.count(AppCell::Lost(Lost::ProxyStopped));

@@ -77,6 +77,7 @@ use std::time::Duration;
 
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
+pub use sites::{check_host, check_path};
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
 pub use table::{
     AccessFormat, AccessLog, App, Endpoint, EndpointState, Limits, Listen, Maintenance, PROTOCOL, Protocol,

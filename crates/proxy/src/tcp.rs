@@ -43,6 +43,8 @@ pub async fn serve(mut client: TcpStream, state: Rc<Connection>) {
     let end = carry(&mut client, &mut instance, &exchange, &state).await;
     match end {
         End::Cut | End::Broken => drop(exchange.broken()),
+        // The instance may be gone before this thread has heard of the cut.
+        End::Instance if exchange.claim().endpoint().was_cut() => drop(exchange.broken()),
         End::Client | End::Instance => exchange.answered(),
         End::ClientGone => exchange.abandoned(),
     }
@@ -167,7 +169,12 @@ async fn carry(
         said = &mut up => said,
         end = &mut down => {
             // The client may be about to say a last word; the instance is not there to hear much of it.
-            let _ = tokio::time::timeout(LAST_WORDS, up).await;
+            if !exchange.claim().endpoint().was_cut() {
+                tokio::select! {
+                    () = &mut cut => {}
+                    _ = tokio::time::timeout(LAST_WORDS, up) => {}
+                }
+            }
             return match end {
                 Passed::All => End::Instance,
                 Passed::SourceBroke => End::Broken,

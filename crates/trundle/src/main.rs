@@ -7,6 +7,7 @@ mod config;
 mod daemon;
 mod demo;
 mod exit;
+mod metrics;
 mod report;
 mod state_dir;
 mod term;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Command, RolloutKind};
 use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
 use crate::revision::{Revision, Template};
-use crate::settings::AppSettings;
+use crate::settings::{AppSettings, Listen, Maintenance};
 
 use super::AppState;
 use super::rollout::RolloutState;
@@ -26,6 +26,8 @@ pub enum Request {
     Skip(InstanceKey),
     Scale(u32),
     Restart,
+    /// Clients are answered in the place of the app, or reach it again.
+    Maintenance(Option<Maintenance>),
     Down,
 }
 
@@ -90,6 +92,7 @@ impl AppState {
             Request::Skip(key) => self.permit_skip(*key),
             Request::Scale(replicas) => self.permit_scale(*replicas),
             Request::Restart => self.permit_restart(),
+            Request::Maintenance(wanted) => self.permit_maintenance(wanted.as_ref()),
             Request::Down => {
                 let step = Step {
                     commands: vec![Command::Down],
@@ -126,10 +129,11 @@ impl AppState {
         let same_as_target = known.is_some_and(|k| {
             self.target.and_then(|t| self.revision(t)).is_some_and(|t| t.template.same_as(&k.template))
         });
-        let settings_differ = self.settings.as_ref() != Some(&deploy.settings);
+        let settings = self.closed_as_before(&deploy.settings);
+        let settings_differ = self.settings.as_ref() != Some(&settings);
         let mut commands = Vec::new();
         if settings_differ {
-            commands.push(Command::Configure { settings: Box::new(deploy.settings.clone()) });
+            commands.push(Command::Configure { settings: Box::new(settings) });
         }
         let turned_back = open.is_some_and(|r| r.back_to.is_some());
         if same_as_target && !self.down && !turned_back {
@@ -282,6 +286,32 @@ impl AppState {
         }
         let says = format!("{} goes to {}", self.app, replicas_text(replicas));
         let rollout = self.open_rollout().map(|r| r.id);
+        Ok(Step { commands: vec![Command::Configure { settings: Box::new(settings) }], rollout, says })
+    }
+
+    /// What a file says of the app, and what a person said of its clients.
+    fn closed_as_before(&self, wanted: &AppSettings) -> AppSettings {
+        let now = self.settings.as_ref().and_then(|settings| settings.listen.as_ref());
+        let maintenance = now.and_then(|listen| listen.maintenance.clone());
+        let listen = wanted.listen.clone().map(|listen| Listen { maintenance, ..listen });
+        AppSettings { listen, ..wanted.clone() }
+    }
+
+    fn permit_maintenance(&self, wanted: Option<&Maintenance>) -> Result<Step, Refusal> {
+        let Some(settings) = &self.settings else {
+            return refuse(format!("{} was never deployed, so nobody can reach it", self.app));
+        };
+        let Some(listen) = &settings.listen else {
+            return refuse(format!("{} takes no requests, so there is nobody to answer", self.app));
+        };
+        let word = if wanted.is_some() { "closed for maintenance" } else { "open" };
+        if listen.maintenance.as_ref() == wanted {
+            return Ok(self.nothing(format!("{} is {word} already", self.app)));
+        }
+        let listen = Listen { maintenance: wanted.cloned(), ..listen.clone() };
+        let settings = AppSettings { listen: Some(listen), ..settings.clone() };
+        let rollout = self.open_rollout().map(|r| r.id);
+        let says = format!("{} is {word}", self.app);
         Ok(Step { commands: vec![Command::Configure { settings: Box::new(settings) }], rollout, says })
     }
 

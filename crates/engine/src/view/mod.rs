@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use trundle_core::Millis;
 use trundle_core::event::Requests;
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
-use trundle_core::settings::Listen;
+use trundle_core::settings::{Listen, Maintenance};
 use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Request, Rollout, RolloutState};
 
 use crate::engine::App;
@@ -81,6 +81,9 @@ pub struct Status {
     pub latency: BTreeMap<String, Latency>,
     pub instances: Vec<InstanceStatus>,
     pub listen: Vec<String>,
+    /// Clients are answered in the place of the app.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
     /// Of `pause`, `resume`, `abort` and `rollback` those that would do something now.
     #[serde(default)]
     pub allowed: Vec<String>,
@@ -166,6 +169,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
         latency: traffic.latency.clone(),
         instances: state.instances().map(|i| instance_status(state, i, traffic)).collect(),
         listen: state.settings().and_then(|s| s.listen.as_ref()).map(addresses).unwrap_or_default(),
+        maintenance: state.settings().and_then(|s| s.listen.as_ref()?.maintenance.clone()),
         allowed: allowed(state),
         trouble: app.router_trouble.clone(),
     }
@@ -273,7 +277,8 @@ fn rollout_status(
 fn addresses(listen: &Listen) -> Vec<String> {
     let http = listen.http.iter().map(|address| format!("http://{address}"));
     let https = listen.https.iter().map(|address| format!("https://{address}"));
-    http.chain(https).chain(listen.unix.clone()).collect()
+    let tcp = listen.tcp.iter().map(|address| format!("tcp://{address}"));
+    http.chain(https).chain(listen.unix.clone()).chain(tcp).collect()
 }
 
 /// Of one that stands still, what it stands still for; of one that runs or ran, the newest.

@@ -88,6 +88,12 @@ impl Client {
         Ok(Watch { body, rest: Vec::new() })
     }
 
+    /// As Prometheus reads it.
+    pub async fn metrics(&self) -> Result<Bytes, ClientError> {
+        let body = self.call("GET", "/metrics", Bytes::new()).await?;
+        Ok(body.collect().await.map_err(|e| self.broken(e.to_string()))?.to_bytes())
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.call("GET", path, Bytes::new()).await?;
         self.read(body).await

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -77,6 +78,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic) -> 
     let served = Served { handle, traffic, down: down.clone() };
     let routes = Router::new()
         .route("/v1/daemon", get(daemon))
+        .route("/metrics", get(metrics))
         .route("/v1/down", post(down_all))
         .route("/v1/apps", get(statuses))
         .route("/v1/apps/{app}", get(status).post(ask))
@@ -93,6 +95,13 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic) -> 
         _ = int.recv() => Ended::Signal,
         () = down.notified() => Ended::Down,
     }
+}
+
+/// `/metrics` and nothing else, for a Prometheus that cannot reach the socket.
+pub async fn serve_metrics(listener: tokio::net::TcpListener, handle: Handle, traffic: Traffic) {
+    let served = Served { handle, traffic, down: Arc::default() };
+    let routes = Router::new().route("/metrics", get(metrics)).with_state(served);
+    let _ = axum::serve(listener, routes).await;
 }
 
 type Answer<T> = Result<Json<T>, Failed>;
@@ -163,30 +172,54 @@ async fn is_known(handle: &Handle, app: &AppName, revision: RevisionNumber) -> R
 }
 
 /// One of them begins the answer that is about this key of the file; the command line shows it at its line.
-pub const DOOR_KEYS: [&str; 2] = ["listen.http", "listen.https"];
+pub const DOOR_KEYS: [&str; 3] = ["listen.http", "listen.https", "listen.tcp"];
 
 /// The addresses under these keys.
-pub fn doors(listen: Option<&Listen>) -> [Option<&str>; 2] {
-    [listen.and_then(|listen| listen.http.as_deref()), listen.and_then(|listen| listen.https.as_deref())]
+pub fn doors(listen: Option<&Listen>) -> [Option<&str>; 3] {
+    let of = |key: fn(&Listen) -> &Option<String>| listen.and_then(|listen| key(listen).as_deref());
+    [of(|listen| &listen.http), of(|listen| &listen.https), of(|listen| &listen.tcp)]
 }
 
-/// A listen address that somebody else holds is refused before anything starts.
+/// A listen address that somebody else holds is refused before anything starts. Apps of ours may share one.
 async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) -> Result<(), Failed> {
-    let known = app.clone();
-    let ours = handle.look(move |engine| {
-        let state = &engine.apps().get(&known)?.state;
-        state.settings().and_then(|s| s.listen.clone()).filter(|_| !state.is_down())
+    let all = handle.look(|engine| {
+        let known = engine.apps().iter().filter(|(_, app)| !app.state.is_down());
+        let known =
+            known.filter_map(|(name, app)| Some((name.clone(), app.state.settings()?.listen.clone()?)));
+        known.collect::<Vec<_>>()
     });
-    let ours = ours.await.flatten();
-    let ours = doors(ours.as_ref());
+    let all = all.await.unwrap_or_default();
     for (key, address) in DOOR_KEYS.iter().zip(doors(wanted.as_ref())) {
-        let Some(address) = address.filter(|address| !ours.contains(&Some(address))) else { continue };
-        if let Some(error) = crate::daemon::start::why_not_free(address) {
-            let text = format!("{key}: cannot listen on {address}: {error}");
-            return Err(problem(StatusCode::BAD_REQUEST, text));
+        let Some(address) = address else { continue };
+        let refuse = |why: &str| Err(problem(StatusCode::BAD_REQUEST, format!("{key}: {why}")));
+        let with_it: Vec<_> =
+            all.iter().filter(|(_, listen)| doors(Some(listen)).contains(&Some(address))).collect();
+        for (other, listen) in with_it.iter().filter(|(other, _)| other != app) {
+            if let Some(why) = wanted.as_ref().and_then(|wanted| why_not_both((other, listen), (app, wanted)))
+            {
+                return refuse(&why);
+            }
+        }
+        // What is not held for an app of ours may be held by anybody.
+        if with_it.is_empty()
+            && let Some(error) = crate::daemon::start::why_not_free(address)
+        {
+            return refuse(&format!("cannot listen on {address}: {error}"));
         }
     }
     Ok(())
+}
+
+/// Why two apps cannot have an address in common, by the proxy's own rule.
+fn why_not_both(one: (&AppName, &Listen), other: (&AppName, &Listen)) -> Option<String> {
+    let apps = [one, other].map(|(name, listen)| trundle_proxy::App {
+        // The certificate is not what this is about.
+        tls: Some(trundle_proxy::TlsFiles { cert: "cert".into(), key: "key".into() }),
+        ..crate::daemon::doors(name, listen)
+    });
+    let table =
+        trundle_proxy::Table { protocol: trundle_proxy::PROTOCOL, apps: apps.into(), ..Default::default() };
+    table.validate().err()
 }
 
 async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request) -> Result<Told, Failed> {
@@ -271,13 +304,23 @@ async fn status(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> 
     status_of(&served.handle, &served.traffic, app.clone()).await.map(Json).ok_or_else(missing)
 }
 
+async fn metrics(State(served): State<Served>) -> Result<Response, Failed> {
+    let apps = all_statuses(&served).await?;
+    let text = crate::metrics::text(&apps, served.traffic.stats().await.as_ref());
+    Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response())
+}
+
 async fn statuses(State(served): State<Served>) -> Answer<Vec<Status>> {
+    all_statuses(&served).await.map(Json)
+}
+
+async fn all_statuses(served: &Served) -> Result<Vec<Status>, Failed> {
     let names = served.handle.look(|engine| engine.apps().keys().cloned().collect::<Vec<_>>()).await;
     let mut found = Vec::new();
     for app in names.ok_or_else(ended)? {
         found.extend(status_of(&served.handle, &served.traffic, app).await);
     }
-    Ok(Json(found))
+    Ok(found)
 }
 
 async fn history(State(served): State<Served>, UrlPath(app): UrlPath<String>) -> Answer<view::History> {

@@ -1,6 +1,5 @@
 //! `daemon` and `down`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use trundle_core::ids::AppName;
@@ -10,8 +9,8 @@ use super::{Context, Stop, print_json, told, who};
 use crate::daemon::DaemonConfig;
 use crate::exit::{Exit, fail};
 
-pub fn run(state_dir: PathBuf, socket: PathBuf, ports: (u16, u16)) -> i32 {
-    match crate::daemon::run(DaemonConfig { state_dir, socket, ports: ports.0..=ports.1 }) {
+pub fn run(config: DaemonConfig) -> i32 {
+    match crate::daemon::run(config) {
         Ok(()) => Exit::Done.code(),
         Err(error) => fail(&error.to_string()),
     }

@@ -10,6 +10,7 @@ mod import;
 mod init;
 pub mod internal;
 mod logs;
+mod maintenance;
 mod man;
 mod plan;
 mod report;
@@ -21,6 +22,7 @@ mod stop;
 mod validate;
 
 use std::io::{IsTerminal, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -32,6 +34,7 @@ use trundle_core::state::Request;
 use trundle_drivers::logs::printable;
 
 use crate::api::client::Client;
+use crate::daemon::DaemonConfig;
 use crate::exit::Exit;
 pub use stop::error_object;
 use stop::{Stop, at_now, print_json, told};
@@ -205,6 +208,11 @@ enum Command {
         #[command(flatten)]
         follow: FollowArgs,
     },
+    /// Answers clients in the place of an app, or lets them in again
+    Maintenance {
+        #[command(subcommand)]
+        what: maintenance::What,
+    },
     /// Lists revisions and rollouts
     History { app: Option<AppName> },
     /// Shows the evidence of one rollout
@@ -227,11 +235,16 @@ enum Command {
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
     },
+    /// Prints what is counted and what runs, as Prometheus reads it
+    Metrics,
     /// Runs the daemon in the foreground
     Daemon {
         /// The ports that instances get
         #[arg(long, env = "TRUNDLE_PORTS", default_value = "20000-29999", value_parser = port_range)]
         ports: (u16, u16),
+        /// Answers /metrics for Prometheus there, to anybody who can connect; `trundle metrics` needs none
+        #[arg(long, env = "TRUNDLE_METRICS", value_name = "ADDRESS")]
+        metrics: Option<SocketAddr>,
         #[arg(long, hide = true)]
         detach: bool,
     },
@@ -291,8 +304,8 @@ pub fn run() -> i32 {
         Err(error) => return Stop::Error(error.to_string()).tell(json),
     };
     let socket = cli.global.socket.unwrap_or_else(|| crate::state_dir::socket_path(&state_dir));
-    if let Command::Daemon { ports, .. } = cli.command {
-        return daemon::run(state_dir, socket, ports);
+    if let Command::Daemon { ports, metrics, .. } = cli.command {
+        return daemon::run(DaemonConfig { state_dir, socket, ports: ports.0..=ports.1, metrics });
     }
     end_with_the_reader();
     let context = Context {
@@ -398,10 +411,15 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Restart { app, follow } => {
             app::followed(context, Some(app), Request::Restart, &follow).await
         }
+        Command::Maintenance { what } => maintenance::run(context, what).await,
         Command::History { app } => history::run(context, app).await,
         Command::Report { rollout, which, files } => report::run(context, rollout, which.app, &files).await,
         Command::Logs { name, follow, lines } => logs::run(context, name.as_deref(), follow, lines).await,
         Command::Demo { plant } => return crate::demo::run(context.json, plant.as_deref()).await,
+        Command::Metrics => match context.client.metrics().await {
+            Ok(text) => print_text(&text),
+            Err(error) => Err(Stop::Error(error.to_string())),
+        },
         Command::Down { app } => daemon::down(context, app).await,
         // Carried out before.
         Command::Daemon { .. }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use trundle_core::Millis;
 use trundle_core::revision::Port;
-use trundle_core::settings::{Listen, Tls, TrafficLimits};
-use trundle_proxy::table;
+use trundle_core::settings::{AccessFormat, AccessLog, Listen, Tls, TrafficLimits};
+use trundle_proxy::{self as proxy, table};
 
 use super::node::Node;
 use super::section::Section;
@@ -20,7 +20,7 @@ const HOLD_FOR_A_FIXED_PORT_MS: Millis = 30_000;
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
-    let [http, https] = ["http", "https"].map(|key| {
+    let [http, https, tcp] = ["http", "https", "tcp"].map(|key| {
         let found = section.get(key, address);
         if let (Some(address), Port::Fixed(port)) = (found, port)
             && collides(address, port)
@@ -54,7 +54,13 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
     {
         section.findings.note(format!("the folder of listen.unix is not there yet: {}", parent.display()));
     }
-    if !section.has("http") && !section.has("https") && !section.has("unix") {
+    for key in ["http", "https", "unix", "tls", "hosts", "paths", "access_log"] {
+        if section.has("tcp") && section.has(key) {
+            let message = format!("listen.tcp carries bytes that are no HTTP, so listen.{key} says nothing");
+            section.refuse(key, message, "keep one of both; an app that needs both is two apps");
+        }
+    }
+    if !["http", "https", "unix", "tcp"].iter().any(|key| section.has(key)) {
         let hint = "add http = \"127.0.0.1:8080\" or unix = \"web.sock\"; leave [listen] out for an app without requests";
         section.refuse("", "[listen] says nowhere to listen".to_owned(), hint);
     }
@@ -70,6 +76,8 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
             );
         }
     }
+    let hosts = checked(section, "hosts", proxy::check_host);
+    let paths = checked(section, "paths", proxy::check_path);
     let version_header =
         section.get("version_header", header).unwrap_or_else(|| DEFAULT_VERSION_HEADER.to_owned());
     let default = Listen::default();
@@ -80,12 +88,47 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
         https: https.map(|address| address.to_string()),
         tls,
         unix,
+        tcp: tcp.map(|address| address.to_string()),
+        hosts,
+        paths,
+        access_log: access_log(section, folder),
+        // A person says so, never the file.
+        maintenance: None,
         trusted_proxies,
         version_header: (!version_header.is_empty()).then_some(version_header),
         hold_ms: section.get("hold", up_to_an_hour).unwrap_or(hold_by_itself),
         drain_spread_ms: section.get("drain_spread", up_to_an_hour).unwrap_or(default.drain_spread_ms),
         limits: section.table("listen.limits").map(|limits| self::limits(&limits)).unwrap_or_default(),
     }
+}
+
+/// Texts of which each is good for the proxy.
+fn checked(section: &Section<'_>, key: &'static str, check: fn(&str) -> Result<(), String>) -> Vec<String> {
+    let texts = section.get(key, value::texts).unwrap_or_default();
+    for (index, text) in texts.iter().enumerate() {
+        if let Err(why) = check(text) {
+            let (message, hint) = why.split_once("; ").unwrap_or((&why, ""));
+            section.refuse_item(key, index, message.to_owned(), hint);
+        }
+    }
+    texts
+}
+
+fn access_log(section: &Section<'_>, folder: &Path) -> Option<AccessLog> {
+    let file = section.get("access_log_file", |node| {
+        Ok(super::absolute(folder, &value::text_up_to(4096)(node)?).to_string_lossy().into_owned())
+    });
+    let format = section.get("access_log", value::choice::<AccessFormat>);
+    if section.has("access_log_file") && !section.has("access_log") {
+        let message = "there is no access log that could be written to it".to_owned();
+        section.refuse("access_log_file", message, "write beside it: access_log = \"json\", or \"combined\"");
+    }
+    if let Some(parent) = file.as_deref().and_then(|file| Path::new(file).parent()).filter(|p| !p.is_dir()) {
+        section
+            .findings
+            .note(format!("the folder of listen.access_log_file is not there yet: {}", parent.display()));
+    }
+    Some(AccessLog { format: format?, file })
 }
 
 fn tls(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Tls> {
@@ -220,17 +263,7 @@ fn header(node: &Node) -> Result<String, Wrong> {
 }
 
 fn refused_by_proxy(change: impl FnOnce(&mut table::App)) -> bool {
-    let mut app = table::App {
-        app: "app".to_owned(),
-        listen: Vec::new(),
-        trusted_proxies: Vec::new(),
-        version_header: None,
-        limits: table::Limits::default(),
-        tls: None,
-        redirect_to: None,
-        hsts_s: None,
-        endpoints: Vec::new(),
-    };
+    let mut app = table::App::named("web");
     change(&mut app);
     table::Table { protocol: table::PROTOCOL, epoch: 1, number: 1, apps: vec![app] }.validate().is_err()
 }

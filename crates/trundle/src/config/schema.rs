@@ -8,10 +8,12 @@ use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::{Map, Value, json};
 use trundle_core::limits::Order;
 use trundle_core::revision::{Check, Probe, Protocol, StopSignal};
-use trundle_core::settings::{Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
+use trundle_core::settings::{AccessFormat, Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
 use trundle_proxy::Limits;
 
 use super::duration;
+
+const ADDRESS: &str = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
 
 /// Draft 7 is what the TOML language servers read.
 pub fn document() -> Value {
@@ -119,19 +121,42 @@ fn listen() -> Value {
         (
             "http",
             described(
-                json!({ "type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$" }),
+                json!({ "type": "string", "pattern": ADDRESS }),
                 "An address with a port, such as 127.0.0.1:8080.",
             ),
         ),
         (
             "https",
             described(
-                json!({ "type": "string", "pattern": r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$" }),
+                json!({ "type": "string", "pattern": ADDRESS }),
                 "An address with a port for clients with TLS, such as 0.0.0.0:443.",
             ),
         ),
         ("tls", described(tls(), "The certificate for https.")),
         ("unix", described(text(), "The path of a Unix socket, behind nginx.")),
+        (
+            "tcp",
+            described(
+                json!({ "type": "string", "pattern": ADDRESS }),
+                "An address that carries bytes and no HTTP; instead of the others.",
+            ),
+        ),
+        (
+            "hosts",
+            described(
+                texts(),
+                "Whose requests are this app's where others have the same address; *.shop.example is all below it.",
+            ),
+        ),
+        ("paths", described(texts(), "The same of paths: /api is /api and all below it; the longest wins.")),
+        ("access_log", described(one_of::<AccessFormat>(), "Write a line for each request.")),
+        (
+            "access_log_file",
+            described(
+                text(),
+                "Where; without it access/NAME.log in the state directory. It may be moved away.",
+            ),
+        ),
         (
             "trusted_proxies",
             default(
@@ -171,7 +196,12 @@ fn listen() -> Value {
     put(
         &mut listen,
         "anyOf",
-        json!([{ "required": ["http"] }, { "required": ["https"] }, { "required": ["unix"] }]),
+        json!([
+            { "required": ["http"] },
+            { "required": ["https"] },
+            { "required": ["unix"] },
+            { "required": ["tcp"] }
+        ]),
     );
     listen
 }
@@ -413,6 +443,10 @@ fn command() -> Value {
 
 fn count_or_percent() -> Value {
     json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+%?$" }] })
+}
+
+fn texts() -> Value {
+    json!({ "type": "array", "items": text() })
 }
 
 fn texts_by_name(pattern: &str) -> Value {

@@ -7,6 +7,7 @@ mod router;
 mod sampler;
 pub mod start;
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use trundle_engine::ports::Report;
 use trundle_engine::{Engine, Input};
 
 pub use engine_thread::{Handle, Message};
-pub use router::{Traffic, requests};
+pub use router::{Traffic, doors, requests};
 
 /// Names the variable by which a debug build is told to behave badly, so that the demo can be seen to find it.
 pub const PLANT: &str = "TRUNDLE_PLANT_BUG";
@@ -28,6 +29,8 @@ pub struct DaemonConfig {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
     pub ports: RangeInclusive<u16>,
+    /// Where `/metrics` is answered beside the socket, to anybody who can connect.
+    pub metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,8 @@ pub enum DaemonError {
     Driver(#[from] trundle_drivers::DriverError),
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
+    #[error("cannot listen on {address} for metrics: {source}; give --metrics another address")]
+    Metrics { address: SocketAddr, source: std::io::Error },
     #[error("a living daemon answers on {}; it is not this state directory's: use another --socket", .0.display())]
     ForeignSocket(PathBuf),
 }
@@ -86,11 +91,19 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
         let _inside = runtime.enter();
         crate::api::server::bind(&config.socket)?
     };
+    let metrics = config.metrics.map(|address| {
+        let bound = runtime.block_on(tokio::net::TcpListener::bind(address));
+        bound.map_err(|source| DaemonError::Metrics { address, source })
+    });
+    let metrics = metrics.transpose()?;
     let engine = engine_thread::spawn(engine, inbox, handle.clone())
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
     runtime.spawn(router::keep(traffic.clone(), program, config.state_dir.clone()));
     runtime.spawn(sampler::keep(handle.clone(), traffic.clone(), config.state_dir.clone()));
     runtime.spawn(cleaner::keep(handle.clone(), config.state_dir.clone()));
+    if let Some(listener) = metrics {
+        runtime.spawn(crate::api::server::serve_metrics(listener, handle.clone(), traffic.clone()));
+    }
     notify_ready();
     crash_point!("daemon.ready");
     let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic));

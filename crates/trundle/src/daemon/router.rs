@@ -1,7 +1,7 @@
 //! The engine's router over the proxy's socket: tables go out as wholes, acknowledgements and drains come back as facts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use trundle_core::event::{DrainProof, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Protocol;
-use trundle_core::settings::Listen;
+use trundle_core::settings::{AccessFormat, AccessLog, Listen};
 use trundle_crashpoint::crash_point;
 use trundle_engine::Input;
 use trundle_engine::ports::{Fence, Report, Route, RouteState, Router, Routes};
@@ -20,6 +20,8 @@ use super::engine_thread::{Handle, Message};
 
 /// How long the engine's thread waits for the proxy's counts: they are asked for only as a rollout begins and ends.
 const COUNTS_MS: u64 = 250;
+/// In the state directory.
+const ACCESS_LOGS: &str = "access";
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 /// A refused table is sent again after this.
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
@@ -143,7 +145,13 @@ impl Router for ProxyRouter {
         if let Some(fence) = tables.fence.filter(|_| tables.unpublished) {
             tables.unpublished = false;
             let open = || tables.apps.iter().filter(|(_, known)| known.listen.is_some());
-            let apps = open().filter_map(|(name, known)| proxy_app(name, known)).collect();
+            if open()
+                .any(|(_, known)| known.listen.as_ref().is_some_and(|listen| listen.access_log.is_some()))
+            {
+                // Without it the proxy says that it cannot write.
+                let _ = std::fs::create_dir_all(self.state_dir.join(ACCESS_LOGS));
+            }
+            let apps = open().filter_map(|(name, known)| proxy_app(name, known, &self.state_dir)).collect();
             let routed = |known: &Known| {
                 let routed = known.routes.values().filter(|r| r.state == RouteState::Routed);
                 routed.map(|r| r.instance).collect()
@@ -177,14 +185,26 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
     }
 }
 
+/// Where an app's clients come in, and which of them are its own.
+pub fn doors(name: &AppName, listen: &Listen) -> proxy::App {
+    let address = |text: &Option<String>| text.as_ref().and_then(|address| address.parse().ok());
+    let http = address(&listen.http).map(proxy::Listen::Http);
+    let https = address(&listen.https).map(proxy::Listen::Https);
+    let tcp = address(&listen.tcp).map(proxy::Listen::Tcp);
+    let unix = listen.unix.as_ref().map(|path| proxy::Listen::Unix(PathBuf::from(path)));
+    proxy::App {
+        listen: [http, https, unix, tcp].into_iter().flatten().collect(),
+        hosts: listen.hosts.clone(),
+        paths: listen.paths.clone(),
+        ..proxy::App::named(name.as_str())
+    }
+}
+
 /// None: the app takes no requests.
-fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
+fn proxy_app(name: &AppName, known: &Known, state_dir: &Path) -> Option<proxy::App> {
     let listen = known.listen.as_ref()?;
-    let http = listen.http.iter().filter_map(|a| a.parse().ok()).map(proxy::Listen::Http);
-    let https_address = listen.https.as_ref().and_then(|address| address.parse().ok());
-    let https = https_address.map(proxy::Listen::Https);
     let tls = listen.tls.as_ref();
-    let unix = listen.unix.iter().map(|path| proxy::Listen::Unix(PathBuf::from(path)));
+    let https_address = listen.https.as_ref().and_then(|address| address.parse().ok());
     let endpoints = known.routes.values().filter_map(|route| {
         Some(proxy::Endpoint {
             id: route.instance.name(name),
@@ -206,16 +226,32 @@ fn proxy_app(name: &AppName, known: &Known) -> Option<proxy::App> {
         })
     });
     Some(proxy::App {
-        app: name.to_string(),
-        listen: http.chain(https).chain(unix).collect(),
         trusted_proxies: listen.trusted_proxies.clone(),
         version_header: listen.version_header.clone().filter(|h| !h.is_empty()),
         limits: crate::config::proxy_limits(listen),
         tls: tls.map(|tls| proxy::TlsFiles { cert: PathBuf::from(&tls.cert), key: PathBuf::from(&tls.key) }),
         redirect_to: https_address.filter(|_| tls.is_some_and(|tls| tls.redirect)),
         hsts_s: tls.and_then(|tls| tls.hsts_ms).map(|ms| ms / 1000),
+        access_log: listen.access_log.as_ref().map(|log| access_log(name, log, state_dir)),
+        maintenance: listen.maintenance.as_ref().map(|maintenance| proxy::Maintenance {
+            page: maintenance.page.as_ref().map(PathBuf::from),
+            retry_after_s: maintenance.retry_after_ms.map(|ms| ms.div_ceil(1000)),
+        }),
         endpoints: endpoints.collect(),
+        ..doors(name, listen)
     })
+}
+
+fn access_log(name: &AppName, log: &AccessLog, state_dir: &Path) -> proxy::AccessLog {
+    let file = match &log.file {
+        Some(file) => PathBuf::from(file),
+        None => state_dir.join(ACCESS_LOGS).join(format!("{name}.log")),
+    };
+    let format = match log.format {
+        AccessFormat::Json => proxy::AccessFormat::Json,
+        AccessFormat::Combined => proxy::AccessFormat::Combined,
+    };
+    proxy::AccessLog { file, format }
 }
 
 /// Keeps a proxy running and a connection to it, for the life of the daemon.

@@ -38,6 +38,11 @@ pub fn render(status: &Status) -> String {
     if let Some(trouble) = &status.trouble {
         let _ = writeln!(out, "  {}: {}", red("trouble"), printable(trouble));
     }
+    if status.maintenance.is_some() {
+        let open =
+            format!("clients get the page; `trundle maintenance off {}` lets them in again", status.app);
+        let _ = writeln!(out, "  {}: {open}", red("closed for maintenance"));
+    }
     for revision in &status.revisions {
         let _ = writeln!(
             out,

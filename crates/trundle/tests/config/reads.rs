@@ -5,7 +5,7 @@ use std::path::Path;
 
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::revision::{Port, Probe, Protocol, StopSignal};
-use trundle_core::settings::{OnFailure, RolloutSettings};
+use trundle_core::settings::{AccessFormat, AccessLog, OnFailure, RolloutSettings};
 
 use crate::config::{self, Loaded, Secrets};
 use crate::{GOOD, PLAIN, folder, init, load, told};
@@ -13,6 +13,20 @@ use crate::{GOOD, PLAIN, folder, init, load, told};
 fn good(text: &str, sets: &[(&str, &str)]) -> Loaded {
     let dir = folder();
     load(dir.path(), text, sets, Secrets::Require).unwrap_or_else(|error| panic!("{}", error.rendered(PLAIN)))
+}
+
+fn texts(all: &[&str]) -> Vec<String> {
+    all.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn an_address_of_bytes_stands_alone() {
+    let loaded = good(
+        "name = \"db\"\nversion = \"1\"\n[run]\ncommand = [\"./server\"]\n[listen]\ntcp = \"127.0.0.1:5432\"\n",
+        &[],
+    );
+    let listen = loaded.settings.listen.unwrap();
+    assert_eq!((listen.tcp.as_deref(), listen.http), (Some("127.0.0.1:5432"), None));
 }
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -34,6 +48,10 @@ protocol = "h2c"
 http = "[::]:80"
 https = "[::]:443"
 unix = "web.sock"
+hosts = ["Shop.example", "*.shop.example"]
+paths = ["/api/", "/~me"]
+access_log = "combined"
+access_log_file = "dist/../requests.log"
 trusted_proxies = ["127.0.0.1/32", "unix"]
 version_header = ""
 hold = "20s"
@@ -116,6 +134,15 @@ fn every_key_is_read() {
     let listen = loaded.settings.listen.unwrap();
     assert_eq!(listen.http.as_deref(), Some("[::]:80"));
     assert_eq!(listen.unix, Some(dir.path().join("web.sock").display().to_string()));
+    assert_eq!(
+        (&listen.hosts, &listen.paths),
+        (&texts(&["Shop.example", "*.shop.example"]), &texts(&["/api/", "/~me"]))
+    );
+    let log = AccessLog {
+        format: AccessFormat::Combined,
+        file: Some(dir.path().join("requests.log").display().to_string()),
+    };
+    assert_eq!((listen.access_log.as_ref(), &listen.maintenance, &listen.tcp), (Some(&log), &None, &None));
     assert_eq!((listen.trusted_proxies.len(), listen.version_header.as_ref()), (2, None));
     let limits = trundle_proxy::Limits {
         header_bytes: 4096,

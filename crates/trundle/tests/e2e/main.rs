@@ -15,6 +15,7 @@ mod disk;
 mod doors;
 mod eight;
 mod follow;
+mod front;
 mod harness;
 mod hostile;
 mod input;
