@@ -58,6 +58,7 @@ impl Template {
             stop_signal: StopSignal::Term,
             port: Port::Auto,
             protocol: Protocol::Http1,
+            quiet: None,
         };
         let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true };
         Self { version, run, health, restarts: 0 }
@@ -85,6 +86,52 @@ pub struct Run {
     pub port: Port,
     #[serde(default)]
     pub protocol: Protocol,
+    /// Before the signal to stop.
+    #[serde(default)]
+    pub quiet: Option<Quiet>,
+}
+
+/// How an app that takes work by itself is told to take no more, and when it has finished what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiet {
+    pub by: QuietBy,
+    /// A command that succeeds when nothing is at hand any more. Without it: until the app ends by itself, or the time is over.
+    pub finished: Option<Vec<String>>,
+    pub timeout_ms: Millis,
+}
+
+impl Quiet {
+    pub const TIMEOUT_MS: Millis = 300_000;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuietBy {
+    Signal(QuietSignal),
+    /// A program with its arguments, as in a check.
+    Exec(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QuietSignal {
+    #[serde(rename = "SIGTSTP")]
+    Tstp,
+    #[serde(rename = "SIGTTIN")]
+    Ttin,
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    #[serde(rename = "SIGINT")]
+    Int,
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    #[serde(rename = "SIGTERM")]
+    Term,
+    #[serde(rename = "SIGWINCH")]
+    Winch,
 }
 
 /// What an instance speaks with the proxy.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use trundle_core::ids::{EnvKey, VersionLabel};
 use trundle_core::revision::{
-    Artifact, Health, Port, Probe, Protocol, Run, Sealed, SealedOrigin, StopSignal, Template,
+    Artifact, Health, Port, Probe, Protocol, Quiet, Run, Sealed, SealedOrigin, StopSignal, Template,
 };
 
 use crate::artifact::{self, ArtifactError};
@@ -35,6 +35,7 @@ pub struct Draft {
     pub artifact: Option<DraftArtifact>,
     pub stop_signal: StopSignal,
     pub protocol: Protocol,
+    pub quiet: Option<Quiet>,
     pub port: Port,
     pub health: Health,
 }
@@ -115,6 +116,7 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
         bytes,
         stop_signal: draft.stop_signal,
         protocol: draft.protocol,
+        quiet: draft.quiet,
         port: draft.port,
     };
     Ok(Template { version: draft.version, run, health: draft.health, restarts: 0 })

@@ -45,6 +45,21 @@ pub(crate) struct Surroundings {
     pub env: BTreeMap<String, String>,
 }
 
+/// Runs a command beside the instance, as a probe would. The error says how it ended, with what it wrote.
+pub(crate) async fn run_beside(
+    target: &Arc<Target>,
+    command: &[String],
+    limit: Duration,
+) -> Result<(), String> {
+    let (succeeded, evidence) = exec::run(target, command, limit).await;
+    if succeeded {
+        return Ok(());
+    }
+    let ended = evidence.error.unwrap_or_default();
+    let wrote = evidence.body.filter(|body| !body.is_empty()).map(|body| format!(": {body}"));
+    Err(format!("{ended}{}", wrote.unwrap_or_default()))
+}
+
 /// What the probes said last. Shared with whoever asks for evidence.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {

@@ -17,14 +17,14 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use trundle_core::event::{Exit, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
-use trundle_core::revision::{Revision, StopSignal};
+use trundle_core::revision::{Quiet, QuietBy, QuietSignal, Revision, StopSignal};
 use trundle_crashpoint::crash_point;
 use trundle_engine::ports::Report;
 
 use super::ports::Ports;
 use super::settle::{Settled, settle};
 use super::{Context, launch};
-use crate::health::{Seen, Target, Watch};
+use crate::health::{Seen, Target, Watch, run_beside};
 use crate::placeholder::Values;
 use crate::shim::record::{Refusal, ShimRecord};
 use crate::sweep::Marks;
@@ -35,6 +35,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 const SHIM_PATIENCE: Duration = Duration::from_secs(8);
 /// Between looks at something that does not even die of SIGKILL.
 const STUBBORN_PAUSE: Duration = Duration::from_secs(1);
+
+/// For a command that tells an instance to finish, or asks whether it has, and between two such questions.
+const ASK_PATIENCE: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// What shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,23 +185,33 @@ impl Job {
         record: &ShimRecord,
         was_ready: bool,
     ) -> impl Future<Output = ()> + Send + use<> {
+        let target = self.target(record);
+        let watch = Watch { target: Arc::new(target), seen: Arc::clone(&self.seen), was_ready };
+        let job = Arc::clone(self);
+        watch.run(move |fact| job.say(fact))
+    }
+
+    /// What commands beside the instance need to know of it.
+    fn target(self: &Arc<Self>, record: &ShimRecord) -> Target {
         let (job, port) = (Arc::clone(self), record.port);
         let around = move || launch::surroundings(&job.context, &job.app, job.key, &job.revision, port);
-        let target = Target {
+        Target {
             health: self.revision.template.health.clone(),
             address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
             shim_pid: record.shim_pid,
             child_pid: record.child_pid,
             values: Values::new(&self.app, self.key, &self.revision.template.version, port),
             surroundings: Box::new(around),
-        };
-        let watch = Watch { target: Arc::new(target), seen: Arc::clone(&self.seen), was_ready };
-        let job = Arc::clone(self);
-        watch.run(move |fact| job.say(fact))
+        }
     }
 
     /// The signal to the main process, so that it can tell its own; grace; then all of them.
-    async fn stop(&self, record: &ShimRecord, shim: &Handle, grace: Duration) {
+    async fn stop(self: &Arc<Self>, record: &ShimRecord, shim: &Handle, grace: Duration) {
+        if let Some(quiet) = &self.revision.template.run.quiet
+            && self.finish(quiet, record, shim).await
+        {
+            return;
+        }
         let signal = stop_signal(self.revision.template.run.stop_signal);
         let send = |signal| procfs::signal(record.child_pid, record.child_start_ticks, signal);
         // One that was halted could not hear it.
@@ -223,6 +237,36 @@ impl Job {
         }
     }
 
+    /// Tells it to take no more work, and waits until it has finished what it has. True: it has ended by itself.
+    async fn finish(self: &Arc<Self>, quiet: &Quiet, record: &ShimRecord, shim: &Handle) -> bool {
+        let target = Arc::new(self.target(record));
+        let waiting = async {
+            match &quiet.by {
+                QuietBy::Signal(signal) => {
+                    procfs::signal(record.child_pid, record.child_start_ticks, quiet_signal(*signal));
+                }
+                QuietBy::Exec(command) => {
+                    if let Err(why) = run_beside(&target, command, ASK_PATIENCE).await {
+                        log_line!("trundle: {} was not told to take no more work: {why}", self.name);
+                    }
+                }
+            }
+            let Some(finished) = &quiet.finished else { return std::future::pending().await };
+            while run_beside(&target, finished, ASK_PATIENCE).await.is_err() {
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = shim.ended() => true,
+            waited = timeout(Duration::from_millis(quiet.timeout_ms), waiting) => {
+                if waited.is_err() && quiet.finished.is_some() {
+                    log_line!("trundle: {} had not finished its work in time; it is stopped", self.name);
+                }
+                false
+            }
+        }
+    }
+
     /// After the shim: nothing of the instance may be left, and its port is free again.
     async fn bury(&self, record: &ShimRecord) {
         let dir = self.context.layout.instance(&self.app, self.key);
@@ -244,6 +288,20 @@ impl Job {
                 Ok(_) | Err(_) => return,
             }
         }
+    }
+}
+
+fn quiet_signal(signal: QuietSignal) -> Signal {
+    match signal {
+        QuietSignal::Tstp => Signal::TSTP,
+        QuietSignal::Ttin => Signal::TTIN,
+        QuietSignal::Usr1 => Signal::USR1,
+        QuietSignal::Usr2 => Signal::USR2,
+        QuietSignal::Hup => Signal::HUP,
+        QuietSignal::Int => Signal::INT,
+        QuietSignal::Quit => Signal::QUIT,
+        QuietSignal::Term => Signal::TERM,
+        QuietSignal::Winch => Signal::WINCH,
     }
 }
 

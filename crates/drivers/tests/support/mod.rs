@@ -62,6 +62,7 @@ pub fn sample(cwd: &Path, env: &[(&str, &str)]) -> Draft {
         secrets: BTreeMap::new(),
         artifact: None,
         stop_signal: StopSignal::Term,
+        quiet: None,
         protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: http("/ready"), live: None, ready_assumed: false },

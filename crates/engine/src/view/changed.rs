@@ -35,6 +35,9 @@ pub fn changed(old: &Template, new: &Template) -> Changed {
     if a.stop_signal != b.stop_signal {
         other.push("stop signal".to_owned());
     }
+    if a.quiet != b.quiet {
+        other.push("quiet".to_owned());
+    }
     if a.protocol != b.protocol {
         other.push("protocol".to_owned());
     }

@@ -94,6 +94,12 @@ stop_signal = "SIGTERM"           # asks an instance to end, once its last reque
 port = "auto"                     # a free one for each instance; a number means one replica, stopped first
 protocol = "http1"                # or "h2c": HTTP/2 without TLS, as gRPC servers speak it
 
+# How a worker is told to take no more work before stop_signal, by a signal or a program, and when it has finished:
+# [run.quiet]
+# signal = "SIGTSTP"
+# finished = ["./server", "{port}"]   # exit 0: nothing is at hand; without it: until the app ends by itself
+# timeout = "5m"
+
 [listen]                          # leave the table out for a worker that takes no requests
 http = "127.0.0.1:8080"           # where clients come in
 # https = "0.0.0.0:443"           # with TLS; the certificate stands in [listen.tls] below

@@ -64,6 +64,7 @@ fn draft(
         artifact: run.artifact,
         stop_signal: run.stop_signal,
         protocol: run.protocol,
+        quiet: run.quiet,
         port,
         health,
     }

@@ -28,6 +28,16 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("stop_signal", "\"SIGTERM\""),
             ("port", "\"auto\""),
             ("protocol", "\"http1\""),
+            ("quiet", "[run.quiet]"),
+        ],
+    ),
+    (
+        "run.quiet",
+        &[
+            ("signal", "\"SIGTSTP\""),
+            ("exec", "[\"./ctl\", \"quiet\"]"),
+            ("finished", "[\"./ctl\", \"is-idle\"]"),
+            ("timeout", "\"5m\""),
         ],
     ),
     (

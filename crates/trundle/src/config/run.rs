@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use trundle_core::revision::{Port, Protocol, StopSignal};
+use trundle_core::revision::{Port, Protocol, Quiet, QuietBy, QuietSignal, StopSignal};
 use trundle_drivers::prepare::DraftArtifact;
 
 use super::node::{Node, Value};
@@ -23,6 +23,7 @@ pub struct Run {
     pub artifact: Option<DraftArtifact>,
     pub stop_signal: StopSignal,
     pub protocol: Protocol,
+    pub quiet: Option<Quiet>,
 }
 
 /// `path_variable` is what PATH will say to the program.
@@ -43,7 +44,42 @@ pub fn read(section: &Section<'_>, folder: &Path, path_variable: &str) -> Option
     }
     let stop_signal = section.get("stop_signal", value::choice).unwrap_or(StopSignal::Term);
     let protocol = section.get("protocol", value::choice).unwrap_or(Protocol::Http1);
-    Some(Run { command: command?, cwd, artifact, stop_signal, protocol })
+    let quiet = section.table("run.quiet").and_then(|section| read_quiet(&section));
+    Some(Run { command: command?, cwd, artifact, stop_signal, protocol, quiet })
+}
+
+fn read_quiet(section: &Section<'_>) -> Option<Quiet> {
+    let words = |key| {
+        let command = section.get(key, value::texts)?;
+        if command.first().is_none_or(String::is_empty) {
+            section.refuse_item(
+                key,
+                0,
+                "the command is empty".to_owned(),
+                "name a program: [\"./ctl\", \"quiet\"]",
+            );
+        }
+        program::check_arguments(section, key, &command);
+        Some(command)
+    };
+    let signal = section.get("signal", value::choice::<QuietSignal>).map(QuietBy::Signal);
+    let exec = words("exec").map(QuietBy::Exec);
+    let finished = words("finished");
+    match (section.has("signal"), section.has("exec")) {
+        (true, true) => section.refuse(
+            "exec",
+            "an app is told by a signal or by a command, and both are written".to_owned(),
+            "keep one of them",
+        ),
+        (false, false) => section.refuse(
+            "",
+            "[run.quiet] does not say how the app is told to take no more work".to_owned(),
+            "choose one of: signal = \"SIGTSTP\", exec = [\"./ctl\", \"quiet\"]",
+        ),
+        (true, false) | (false, true) => {}
+    }
+    let timeout_ms = section.get("timeout", value::duration_ms).unwrap_or(Quiet::TIMEOUT_MS);
+    signal.or(exec).map(|by| Quiet { by, finished, timeout_ms })
 }
 
 pub fn read_port(section: &Section<'_>) -> Port {

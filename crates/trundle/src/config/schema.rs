@@ -7,7 +7,7 @@ use serde::de::value::{Error as ChoiceError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::{Map, Value, json};
 use trundle_core::limits::Order;
-use trundle_core::revision::{Check, Probe, Protocol, StopSignal};
+use trundle_core::revision::{Check, Probe, Protocol, Quiet, QuietSignal, StopSignal};
 use trundle_core::settings::{AccessFormat, Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
 use trundle_proxy::Limits;
 
@@ -111,9 +111,30 @@ fn run() -> Value {
                 json!(Protocol::Http1),
             ),
         ),
+        (
+            "quiet",
+            described(quiet(), "How a worker is told to take no more work, before it is told to stop."),
+        ),
     ]);
     put(&mut run, "required", json!(["command"]));
     run
+}
+
+fn quiet() -> Value {
+    let mut quiet = table(vec![
+        ("signal", described(one_of::<QuietSignal>(), "Tells it so.")),
+        ("exec", described(command(), "A program that tells it so. {port} is filled in.")),
+        (
+            "finished",
+            described(
+                command(),
+                "A program that is run each second: exit 0 says that nothing is at hand any more. Without it: until the app ends.",
+            ),
+        ),
+        ("timeout", time("Then it is told to stop all the same.", Quiet::TIMEOUT_MS)),
+    ]);
+    put(&mut quiet, "oneOf", json!([{ "required": ["signal"] }, { "required": ["exec"] }]));
+    quiet
 }
 
 fn listen() -> Value {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use trundle_core::limits::{CountOrPercent, Order};
-use trundle_core::revision::{Port, Probe, Protocol, StopSignal};
+use trundle_core::revision::{Port, Probe, Protocol, Quiet, QuietBy, StopSignal};
 use trundle_core::settings::{AccessFormat, AccessLog, OnFailure, RolloutSettings};
 
 use crate::config::{self, Loaded, Secrets};
@@ -44,6 +44,10 @@ artifact = "server"
 secrets = ["SET", "EMPTY"]
 stop_signal = "SIGINT"
 protocol = "h2c"
+[run.quiet]
+exec = ["./ctl", "{port}"]
+finished = ["./ctl", "idle"]
+timeout = "90s"
 [listen]
 http = "[::]:80"
 https = "[::]:443"
@@ -174,6 +178,12 @@ fn every_key_is_read() {
     assert_eq!((artifact.path, artifact.as_written.as_str()), (dir.path().join("server"), "server"));
     assert_eq!((draft.stop_signal, draft.port), (StopSignal::Int, Port::Auto));
     assert_eq!(draft.protocol, Protocol::H2c);
+    let quiet = Quiet {
+        by: QuietBy::Exec(texts(&["./ctl", "{port}"])),
+        finished: Some(texts(&["./ctl", "idle"])),
+        timeout_ms: 90_000,
+    };
+    assert_eq!(draft.quiet, Some(quiet));
     let health = draft.health;
     assert_eq!(health.startup.unwrap().probe, Probe::Exec(vec!["./check".into(), "{port}".into()]));
     assert_eq!(health.live.unwrap().probe, Probe::Tcp);

@@ -48,6 +48,67 @@ fn a_worker_rolls_without_an_address() {
     );
 }
 
+/// Takes one job after the other; once it was told to be quiet it takes no more, and says when it has nothing in its hands.
+const TAKES_JOBS: &str = r#"
+quiet=0
+trap 'quiet=1' TSTP
+while :; do
+    if [ $quiet = 1 ]; then touch "idle.$TRUNDLE_INSTANCE"; sleep 0.05; continue; fi
+    for job in todo/*; do
+        mine="doing/$(basename "$job").$TRUNDLE_INSTANCE"
+        mv "$job" "$mine" 2>/dev/null || continue
+        sleep 0.4
+        mv "$mine" done/
+        break
+    done
+    sleep 0.02
+done
+"#;
+
+/// What is left half done by a rollout in the middle of the work.
+fn half_done(quiet: &str) -> (usize, Site) {
+    let command = "command = [\"sh\", \"worker.sh\"]";
+    let text = format!(
+        "name = \"queue\"\nversion = \"1\"\nreplicas = 3\n[run]\n{command}\n{quiet}\n[health.ready]\nexec = [\"true\"]\n\
+         [rollout]\nmax_surge = 1\nmax_unavailable = 0\n"
+    );
+    let site = Site::with(&text);
+    std::fs::write(site.dir().join("worker.sh"), TAKES_JOBS).unwrap();
+    ["todo", "doing", "done"].iter().for_each(|name| std::fs::create_dir(site.dir().join(name)).unwrap());
+    let count = |name: &str| std::fs::read_dir(site.dir().join(name)).unwrap().count();
+    site.deploy("1", &[]).expect(0);
+    (0..20).for_each(|n| std::fs::write(site.dir().join(format!("todo/{n}")), "").unwrap());
+    wait_for("work", 10, || (count("doing") == 3).then_some(()));
+    site.deploy("2", &[]).expect(0);
+    let of_old = || {
+        let doing = std::fs::read_dir(site.dir().join("doing")).unwrap().flatten();
+        doing.filter(|job| job.file_name().to_string_lossy().contains(".queue-1-")).count()
+    };
+    let half = of_old();
+    wait_for("all of it", 30, || (count("todo") == 0 && count("doing") == of_old()).then_some(()));
+    assert_eq!(count("done") + half, 20, "each was done once");
+    (half, site)
+}
+
+#[test]
+fn a_worker_that_is_told_finishes_what_it_has_and_takes_no_more() {
+    let quiet = "[run.quiet]\nsignal = \"SIGTSTP\"\nfinished = [\"test\", \"-e\", \"idle.{instance}\"]";
+    assert_eq!(half_done(quiet).0, 0);
+    // One that is not told is stopped in the middle: the test above shows something.
+    assert!(half_done("").0 > 0);
+    // By a program, which is told whom it is about.
+    let by_exec = "[run.quiet]\nexec = [\"sh\", \"-c\", \"kill -TSTP $(cat pid.{instance})\"]\n\
+                   finished = [\"test\", \"-e\", \"idle.{instance}\"]\ntimeout = \"20s\"";
+    let site = Site::with(&format!(
+        "name = \"queue\"\nversion = \"1\"\n[run]\ncommand = [\"sh\", \"worker.sh\"]\n{by_exec}\n[health.ready]\nexec = [\"true\"]\n"
+    ));
+    let script = format!("echo $$ > pid.$TRUNDLE_INSTANCE\nmkdir -p todo doing done\n{TAKES_JOBS}");
+    std::fs::write(site.dir().join("worker.sh"), script).unwrap();
+    site.deploy("1", &[]).expect(0);
+    site.deploy("2", &[]).expect(0);
+    assert!(site.dir().join("idle.queue-1-1").exists(), "it was told, and said that it had finished");
+}
+
 #[test]
 fn a_fixed_port_is_one_instance_at_a_time_and_its_clients_wait() {
     let _alone = alone();
