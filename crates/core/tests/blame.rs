@@ -72,6 +72,26 @@ fn the_deadline_blames_only_who_failed_since_the_last_resume() {
     assert_eq!(blamed(&world), None);
 }
 
+/// A failure was borne, the rest never comes: at the deadline it is that failure that is blamed.
+#[test]
+fn the_deadline_blames_the_failure_that_was_borne_before_it() {
+    let mut world = World::with(settings(3, |r| {
+        counts(1, 0)(r);
+        r.max_failures = "3".parse().unwrap();
+        r.healthy_deadline_ms = 100_000;
+        r.progress_deadline_ms = 9_000;
+    }));
+    world.fate = Box::new(|key, nth| match (key.revision.0, nth) {
+        (2, 1) => Fate::Exits,
+        (2, _) => Fate::Never,
+        _ => Fate::Ready,
+    });
+    world.deploy("2");
+    world.run();
+    assert_eq!(blamed(&world).as_deref(), Some("web-2-1"));
+    assert_eq!(world.state.open_rollout().unwrap().failures, 1);
+}
+
 /// Of the same version as what was left, and restarted once: going back goes past both.
 #[test]
 fn back_from_a_restart_is_back_to_another_version() {

@@ -297,3 +297,13 @@ fn many_alike_are_told_as_their_number_and_ten_examples() {
     let examples: Vec<_> = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].into();
     assert_eq!(told["instances"]["examples"], serde_json::json!(examples));
 }
+
+/// What leaves of one version takes nothing from what may leave of another.
+#[test]
+fn a_broken_one_of_a_version_between_and_all_of_the_base_leave_at_once() {
+    check(
+        r#""replicas":2,"max_surge":0,"max_unavailable":2,"target":3"#,
+        "1oo 2u",
+        "0/2 0..2 start  stop cab",
+    );
+}
