@@ -22,6 +22,7 @@ use crate::holding::Sockets;
 use crate::maintenance::Closed;
 use crate::open::Open;
 use crate::routes::{Route, RouteSettings, Secured, Snapshot};
+use crate::settle::Settling;
 use crate::sites::Site;
 use crate::store::TableFile;
 use crate::table::{App, EndpointState, Listen, Table};
@@ -54,6 +55,8 @@ pub struct Director {
     tls: BTreeMap<String, Arc<Tls>>,
     /// In no table any more, and not yet idle.
     departed: Vec<Arc<LiveEndpoint>>,
+    /// Whose clients may still be on their way to others.
+    settling: Settling<Key>,
     /// Whose drain has been told under the present table.
     told: BTreeSet<Key>,
     subscribers: Vec<(mpsc::Sender<Reply>, AbortHandle)>,
@@ -97,6 +100,7 @@ impl Director {
             log_writer: None,
             tls: BTreeMap::new(),
             departed: Vec::new(),
+            settling: Settling::default(),
             told: BTreeSet::new(),
             subscribers: Vec::new(),
             stopping: false,
@@ -371,6 +375,8 @@ impl Director {
         let cut: Vec<EndpointRow> =
             self.live.values().filter(|e| e.flag() == Flag::Cut).map(|e| e.row).collect();
         self.tell_workers(|| Some(Command::Refresh(cut.clone())));
+        let leaving = self.live.iter().filter(|(_, endpoint)| endpoint.flag() == Flag::Draining);
+        self.settling.note(leaving.filter_map(|(key, _)| Some((key, &**self.open.get(&key.0)?))));
         self.told.clear();
         self.table = table;
     }
@@ -443,8 +449,20 @@ impl Director {
     /// Tells the drains that are proven and were not told under this table, and forgets endpoints that are over.
     pub fn tell_drained(&mut self) {
         let leaving = |endpoint: &LiveEndpoint| matches!(endpoint.flag(), Flag::Draining | Flag::Cut);
+        let was_settling = self.settling.is_any();
+        let spread_of = |app: &str| {
+            let app = self.table.apps.iter().find(|known| known.app == app);
+            Duration::from_millis(app.map_or(0, |app| app.limits.drain_spread_ms))
+        };
         for (key, endpoint) in &self.live {
             if leaving(endpoint) && !self.told.contains(key) && endpoint.in_flight() == 0 {
+                let is_settled = self
+                    .open
+                    .get(&key.0)
+                    .is_none_or(|open| self.settling.is_over(key, endpoint, open, spread_of(&key.0)));
+                if !is_settled {
+                    continue;
+                }
                 crash_point!("proxy.drained.before");
                 self.told.insert(key.clone());
                 let reply = Reply::Drained {
@@ -464,6 +482,10 @@ impl Director {
                 });
             }
         }
+        if !was_settling && self.settling.is_any() {
+            // Whoever looks again from time to time has to begin with it.
+            self.idle.notify_one();
+        }
         let counts = &self.shared.counts;
         self.departed.retain(|endpoint| {
             let idle = endpoint.in_flight() == 0;
@@ -472,6 +494,11 @@ impl Director {
             }
             !idle
         });
+    }
+
+    /// A drain is proven and not told: another look is needed soon.
+    pub fn is_settling(&self) -> bool {
+        self.settling.is_any()
     }
 
     /// What a table has still to wait for.

@@ -21,7 +21,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use http::HeaderValue;
 use tokio::sync::Notify;
@@ -67,6 +67,8 @@ pub struct LiveEndpoint {
     flag: AtomicU8,
     /// What it had was cut, whatever its flag says by now: an instance may be gone before each thread has looked.
     was_cut: AtomicBool,
+    /// Streams of it whose clients were asked to come again.
+    told: AtomicU64,
     /// It was given a request.
     greeted: AtomicBool,
     /// Wakes the control thread when the last request of an endpoint that is on its way out has ended.
@@ -99,6 +101,7 @@ impl LiveEndpoint {
             // Nothing may be claimed before the table that names it is in force.
             flag: AtomicU8::new(Flag::Removed as u8),
             was_cut: AtomicBool::new(false),
+            told: AtomicU64::new(0),
             greeted: AtomicBool::new(false),
             idle,
         }
@@ -126,6 +129,15 @@ impl LiveEndpoint {
     #[must_use]
     pub fn was_cut(&self) -> bool {
         self.was_cut.load(SeqCst)
+    }
+
+    pub fn note_told(&self) {
+        self.told.fetch_add(1, Relaxed);
+    }
+
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.told.load(Relaxed)
     }
 
     /// D2.
@@ -219,7 +231,7 @@ pub mod tests {
         let endpoint = endpoint(&counts, "web-1-1", "127.0.0.1:1");
         for _ in 0..2_000 {
             endpoint.set_flag(Flag::Routed);
-            let inside = Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let inside = Arc::new(AtomicU64::new(0));
             let racers: Vec<_> = (0..2)
                 .map(|_| {
                     let (endpoint, inside) = (Arc::clone(&endpoint), Arc::clone(&inside));

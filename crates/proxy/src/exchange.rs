@@ -138,6 +138,7 @@ impl Exchange {
 
     /// The client was asked to come again.
     pub fn told(mut self) {
+        self.claim.endpoint().note_told();
         self.count(AppCell::Told);
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force and answers the
 //! control socket; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `stream`, `body` carry
-//! requests, `tcp` carries bytes that are no HTTP, `sites` says whose a request is, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain; `counts` survives the process,
+//! requests, `tcp` carries bytes that are no HTTP, `sites` says whose a request is, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain, `settle` lets those come back who were told; `counts` survives the process,
 //! `classes` names what it counts, `open` what is open now, `access` writes a line for each request; `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -55,6 +55,7 @@ mod refusal;
 mod replay;
 mod request_id;
 mod routes;
+mod settle;
 mod sites;
 mod store;
 mod stream;

@@ -31,17 +31,30 @@ impl What {
 }
 
 #[derive(Debug, Default)]
-pub struct Open([AtomicU64; What::ALL.len()]);
+pub struct Open {
+    now: [AtomicU64; What::ALL.len()],
+    /// Streams that would be told to come again, all that there ever were.
+    streams: AtomicU64,
+}
 
 impl Open {
     pub fn one_more(self: &Arc<Self>, what: What) -> One {
-        self.0[what as usize].fetch_add(1, Relaxed);
+        self.now[what as usize].fetch_add(1, Relaxed);
+        if matches!(what, What::WebSocket | What::Events | What::Grpc) {
+            self.streams.fetch_add(1, Relaxed);
+        }
         One(Arc::clone(self), what)
+    }
+
+    /// How many streams there ever were that had no end of their own.
+    #[must_use]
+    pub fn streams(&self) -> u64 {
+        self.streams.load(Relaxed)
     }
 
     #[must_use]
     pub fn is_any(&self) -> bool {
-        self.0.iter().any(|count| count.load(Relaxed) > 0)
+        self.now.iter().any(|count| count.load(Relaxed) > 0)
     }
 
     /// How many of each, those of which there is none included.
@@ -49,7 +62,7 @@ impl Open {
     pub fn all(&self) -> BTreeMap<String, u64> {
         What::ALL
             .into_iter()
-            .map(|what| (what.name().to_owned(), self.0[what as usize].load(Relaxed)))
+            .map(|what| (what.name().to_owned(), self.now[what as usize].load(Relaxed)))
             .collect()
     }
 }
@@ -60,6 +73,6 @@ pub struct One(Arc<Open>, What);
 
 impl Drop for One {
     fn drop(&mut self) {
-        self.0.0[self.1 as usize].fetch_sub(1, Relaxed);
+        self.0.now[self.1 as usize].fetch_sub(1, Relaxed);
     }
 }

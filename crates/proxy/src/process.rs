@@ -31,6 +31,8 @@ const STOP_BOUND: Duration = Duration::from_secs(30);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A proxy that was killed just now may need a moment to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks whether those have come back who were told to.
+const SETTLE_EVERY: Duration = Duration::from_millis(20);
 const MOST_CONTROL_CONNECTIONS: usize = 64;
 /// Replies that a control connection has not read; more than one table can make.
 const MOST_UNREAD: usize = 4096;
@@ -100,6 +102,7 @@ async fn control_loop(
         tokio::select! {
             _ = renewal.tick() => director.borrow_mut().renew_certificates(),
             () = idle.notified() => director.borrow_mut().tell_drained(),
+            () = settling(&director) => director.borrow_mut().tell_drained(),
             () = stop.notified() => break true,
             _ = terminate.recv() => break false,
             _ = interrupt.recv() => break false,
@@ -117,6 +120,14 @@ async fn control_loop(
     }
     accepting.abort();
     Ok(())
+}
+
+/// Until it is time to look again whether those have come back who were told.
+async fn settling(director: &RefCell<Director>) {
+    if !director.borrow().is_settling() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(SETTLE_EVERY).await;
 }
 
 async fn accept(listener: UnixListener, director: Rc<RefCell<Director>>, stop: Rc<Notify>) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use trundle_proxy::EndpointState::{Cut, Draining};
+use trundle_proxy::Reply;
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: web.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -174,7 +175,7 @@ fn a_drain_tells_each_of_them_and_ends_when_they_have_answered() {
         proxy
             .control
             .try_recv(Duration::from_millis(300))
-            .is_none_or(|reply| { !matches!(reply, trundle_proxy::Reply::Drained { .. }) }),
+            .is_none_or(|reply| { !matches!(reply, Reply::Drained { .. }) }),
         "nobody has answered yet"
     );
     for mut stream in streams {
@@ -285,4 +286,42 @@ fn nothing_else_gets_a_tunnel() {
     http.send(&ASK.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"));
     assert_eq!(http.answer().unwrap().status, 200);
     assert!(header(&polite.last().head, "upgrade").is_none());
+}
+
+/// So that the next instance does not leave while the clients of the last one are on their way.
+#[test]
+fn a_drain_is_told_when_those_have_come_back_who_were_told() {
+    let (old, new) = (Chat::start(), Chat::start());
+    let mut proxy = proxy(400, &[&old]);
+    let mut told: Vec<_> = (0..3).map(|_| open(proxy.address)).collect();
+    told.iter_mut().for_each(|stream| echo(stream, b"before"));
+    proxy.route(vec![endpoint("web-1-0", old.address, Draining), routed("web-2-1", new.address)]);
+    for mut stream in told {
+        while next(&mut stream).is_some_and(|(kind, _)| kind != CLOSE) {}
+        stream.write_all(&frame(CLOSE, &1012u16.to_be_bytes(), true)).unwrap();
+    }
+    let is_drained = |reply: Option<Reply>| matches!(reply, Some(Reply::Drained { .. }));
+    until("nothing in flight", || {
+        proxy.control.app().endpoints.iter().all(|e| e.in_flight == 0).then_some(())
+    });
+    let mut back = vec![open(proxy.address), open(proxy.address)];
+    assert!(
+        !is_drained(proxy.control.try_recv(Duration::from_millis(200))),
+        "one of three is still on its way"
+    );
+    let began = Instant::now();
+    back.push(open(proxy.address));
+    assert_eq!(proxy.control.await_drained("web-1-0"), 0);
+    assert!(began.elapsed() < Duration::from_millis(500), "all are back: {:?}", began.elapsed());
+
+    // Who never comes back is not waited for longer than two and a half times the spread.
+    proxy.route(vec![endpoint("web-2-1", new.address, Draining), routed("web-3-1", old.address)]);
+    let began = Instant::now();
+    for mut stream in back {
+        while next(&mut stream).is_some_and(|(kind, _)| kind != CLOSE) {}
+        stream.write_all(&frame(CLOSE, &1012u16.to_be_bytes(), true)).unwrap();
+    }
+    assert_eq!(proxy.control.await_drained("web-2-1"), 0);
+    let took = began.elapsed();
+    assert!((Duration::from_millis(1_000)..Duration::from_millis(2_500)).contains(&took), "{took:?}");
 }
