@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod browser;
+mod curl;
 mod grpc;
 mod gunicorn;
 mod h2load;

@@ -20,8 +20,8 @@ pub struct World {
 }
 
 impl World {
-    /// `dist/` with a package of PyPI and the app as `app.py` beside it; None when that cannot be had here.
-    pub fn new(ports: &'static str, package: &str, app: &str) -> Option<Self> {
+    /// `dist/` with the app as `app.py`; None when there is no Python here.
+    pub fn of_plain_python(ports: &'static str, app: &str) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         // nginx's workers must get through.
@@ -31,6 +31,14 @@ impl World {
             skip("python3 is not installed");
             return None;
         }
+        fs::create_dir(world.path("dist")).unwrap();
+        fs::write(world.path("dist/app.py"), app).unwrap();
+        Some(world)
+    }
+
+    /// The same with a package of PyPI beside it; None when that cannot be had here.
+    pub fn new(ports: &'static str, package: &str, app: &str) -> Option<Self> {
+        let world = Self::of_plain_python(ports, app)?;
         let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", "dist", package];
         let output = world.command("python3").args(pip).output().unwrap();
         if !output.status.success() {
@@ -38,7 +46,6 @@ impl World {
             skip(&format!("{package} cannot be installed: {}", said.trim()));
             return None;
         }
-        fs::write(world.path("dist/app.py"), app).unwrap();
         Some(world)
     }
 
