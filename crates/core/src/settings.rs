@@ -90,14 +90,32 @@ impl Default for Listen {
 /// Where the certificate is, and what clients without TLS are told. The files are read where the proxy runs, and anew when they change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
-    /// Absolute: the chain, as PEM.
+    /// Absolute: the chain, as PEM. Empty where it is fetched.
     pub cert: String,
-    /// Absolute.
+    /// Absolute. Empty where it is fetched.
     pub key: String,
+    /// It is fetched from an authority, for the app's hosts, and renewed in time.
+    #[serde(default)]
+    pub acme: Option<Acme>,
     /// Requests to the address without TLS are sent to the one with it.
     pub redirect: bool,
     /// `Strict-Transport-Security` for so long.
     pub hsts_ms: Option<Millis>,
+}
+
+/// Who gives the certificate (RFC 8555). What it asks for is proven by HTTP-01, on the app's address without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acme {
+    /// Told when something is wrong with the certificate.
+    pub contact: String,
+    /// The address of the authority's directory.
+    pub directory: String,
+    /// Absolute: PEM of whom the directory's own certificate comes from, if that is nobody the system knows.
+    pub root: Option<String>,
+}
+
+impl Acme {
+    pub const DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
 }
 
 /// What clients are answered while nobody shall come in.

@@ -20,6 +20,7 @@ fn draft(cwd: &Path) -> Draft {
         secrets: [("S".parse().unwrap(), Secret::new("canary".into()))].into(),
         artifact: None,
         stop_signal: StopSignal::Term,
+        quiet: None,
         protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },

@@ -548,6 +548,7 @@ fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
         open: kept.open,
         log: kept.log,
         closed: app.maintenance.as_ref().map(Closed::of),
+        challenges: app.challenges.clone(),
         secure: Secured {
             tls: prepared.tls.get(&app.app).map(|tls| Arc::clone(&tls.config)),
             redirect_to: app.redirect_to,

@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::access::Entry;
 use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
+use crate::challenge;
 use crate::classes::{AppCell, Lost};
 use crate::connection::Connection;
 use crate::counts::VersionRow;
@@ -85,6 +86,12 @@ async fn answer(
     };
     client.belongs_to(&route.limits);
     let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
+    if let Some(folder) = &route.challenges
+        && let Some(text) = challenge::find(request.uri().path(), folder)
+    {
+        count(AppCell::Rejected);
+        return Ok(challenge::answer(&client, text));
+    }
     if let Some(to) = route.secure.redirect_to.filter(|_| !connection.is_secure) {
         count(AppCell::Rejected);
         return Ok(refusal::redirect(&client, &request, to));

@@ -27,6 +27,7 @@ mod access;
 mod ask;
 mod body;
 mod calls;
+mod challenge;
 mod classes;
 mod connection;
 mod counts;

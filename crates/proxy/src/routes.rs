@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -38,6 +39,7 @@ pub struct Route {
     pub secure: Secured,
     pub log: Option<Arc<Log>>,
     pub closed: Option<Closed>,
+    pub challenges: Option<PathBuf>,
     pub open: Arc<Open>,
     routed: Vec<Weighted>,
     /// Sum of all weights.
@@ -65,6 +67,7 @@ pub struct RouteSettings {
     pub secure: Secured,
     pub log: Option<Arc<Log>>,
     pub closed: Option<Closed>,
+    pub challenges: Option<PathBuf>,
     pub open: Arc<Open>,
 }
 
@@ -136,6 +139,7 @@ impl Route {
             secure: settings.secure,
             log: settings.log,
             closed: settings.closed,
+            challenges: settings.challenges,
             open: settings.open,
             routed,
             total_weight,
@@ -262,6 +266,7 @@ pub mod tests {
             secure: Secured::default(),
             log: None,
             closed: None,
+            challenges: None,
             open: Arc::default(),
             app: name.into(),
             app_row: counts.bind_app(name, &[]).unwrap(),

@@ -73,6 +73,9 @@ pub struct App {
     pub hsts_s: Option<u64>,
     #[serde(default)]
     pub access_log: Option<AccessLog>,
+    /// A folder with what an authority asks for under `/.well-known/acme-challenge/`, a file each (RFC 8555 §8.3).
+    #[serde(default)]
+    pub challenges: Option<PathBuf>,
     /// New requests are answered with this, and reach nobody. What is in flight goes on.
     #[serde(default)]
     pub maintenance: Option<Maintenance>,
@@ -308,6 +311,7 @@ impl App {
             redirect_to: None,
             hsts_s: None,
             access_log: None,
+            challenges: None,
             maintenance: None,
             endpoints: Vec::new(),
         }

@@ -282,12 +282,13 @@ fn latency(histogram: &trundle_proxy::Histogram) -> view::Latency {
 }
 
 async fn status_of(handle: &Handle, traffic: &Traffic, app: AppName) -> Option<Status> {
+    let certificate = traffic.certificates.of(&app);
     let traffic = traffic_of(traffic, &app).await;
     handle
         .look_now(move |engine, now| {
             let known = engine.apps().get(&app)?;
             let mut status = view::status(known, &traffic, as_of(now), clock::rfc3339);
-            status.trouble = engine.trouble().map(str::to_owned).or(status.trouble);
+            status.trouble = engine.trouble().map(str::to_owned).or(status.trouble).or(certificate);
             Some(status)
         })
         .await

@@ -117,6 +117,7 @@ drain_spread = "2s"               # WebSockets and event streams that have to mo
 # [listen.tls]
 # cert = "fullchain.pem"
 # key = "privkey.pem"
+# (or fetched for the hosts and renewed in time, instead of both: `acme = "ops@shop.example"`)
 # redirect = true                 # send requests without TLS to the address with it
 # hsts = "8760h"                  # and tell browsers to come with TLS only, for so long
 # What one client may take:

@@ -64,6 +64,9 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
         &[
             ("cert", "\"fullchain.pem\""),
             ("key", "\"privkey.pem\""),
+            ("acme", "\"ops@shop.example\""),
+            ("acme_directory", "\"https://acme-v02.api.letsencrypt.org/directory\""),
+            ("acme_root", "\"ca.pem\""),
             ("redirect", "true"),
             ("hsts", "\"8760h\""),
         ],

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use trundle_core::Millis;
 use trundle_core::revision::Port;
-use trundle_core::settings::{AccessFormat, AccessLog, Listen, Tls, TrafficLimits};
+use trundle_core::settings::{AccessFormat, AccessLog, Acme, Listen, Tls, TrafficLimits};
 use trundle_proxy::{self as proxy, table};
 
 use super::node::Node;
@@ -78,6 +78,12 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
     }
     let hosts = checked(section, "hosts", proxy::check_host);
     let paths = checked(section, "paths", proxy::check_path);
+    if tls.as_ref().is_some_and(|tls| tls.acme.is_some())
+        && (hosts.is_empty() || hosts.iter().any(|host| host.starts_with('*')))
+    {
+        let message = "a certificate is for hosts, and which is not said".to_owned();
+        section.refuse("tls", message, "write under [listen]: hosts = [\"shop.example\"], without a *");
+    }
     let version_header =
         section.get("version_header", header).unwrap_or_else(|| DEFAULT_VERSION_HEADER.to_owned());
     let default = Listen::default();
@@ -136,14 +142,55 @@ fn tls(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Tls> {
         let path = section.require(key, |node| pem_file(node, folder))?;
         Some(path.to_string_lossy().into_owned())
     };
-    let (cert, key) = (file("cert"), file("key"));
+    let acme = section.has("acme").then(|| acme(section, folder, has_http)).flatten();
+    let (cert, key) = if section.has("acme") {
+        (Some(String::new()), Some(String::new()))
+    } else {
+        (file("cert"), file("key"))
+    };
     let redirect = section.get("redirect", value::flag).unwrap_or(false);
     if redirect && !has_http {
         let message = "there is no address without TLS to redirect from".to_owned();
         section.refuse("redirect", message, "write under [listen]: http = \"0.0.0.0:80\", or remove it");
     }
     let hsts_ms = section.get("hsts", value::duration_ms);
-    Some(Tls { cert: cert?, key: key?, redirect, hsts_ms })
+    Some(Tls { cert: cert?, key: key?, acme, redirect, hsts_ms })
+}
+
+/// The certificate is fetched instead of read.
+fn acme(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Acme> {
+    for key in ["cert", "key"] {
+        if section.has(key) {
+            let message = format!("acme fetches the certificate, so listen.tls.{key} says nothing");
+            section.refuse(key, message, "keep one of both: acme, or cert and key");
+        }
+    }
+    if !has_http {
+        let message =
+            "the authority asks on port 80 without TLS whose host it is, and nobody listens there".to_owned();
+        section.refuse("acme", message, "write under [listen]: http = \"0.0.0.0:80\"");
+    }
+    let contact = section.get("acme", |node| match value::text(node)? {
+        text if text.contains('@') && !text.contains(char::is_whitespace) => Ok(text),
+        text => Err(Wrong::Value(
+            format!("\"{}\" is no address of mail", shown(&text)),
+            "write who is told when something is wrong with the certificate, such as \"ops@shop.example\""
+                .to_owned(),
+        )),
+    });
+    let directory = section.get("acme_directory", |node| match value::text(node)? {
+        text if text.starts_with("https://") => Ok(text),
+        text => Err(Wrong::Value(
+            format!("\"{}\" is no directory of an authority", shown(&text)),
+            format!("write it like \"{}\"", Acme::DIRECTORY),
+        )),
+    });
+    let root = section.get("acme_root", |node| pem_file(node, folder));
+    Some(Acme {
+        contact: contact?,
+        directory: directory.unwrap_or_else(|| Acme::DIRECTORY.to_owned()),
+        root: root.map(|root| root.to_string_lossy().into_owned()),
+    })
 }
 
 /// One that is there and can be read: what is in it, the proxy says.

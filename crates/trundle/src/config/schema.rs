@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::{Map, Value, json};
 use trundle_core::limits::Order;
 use trundle_core::revision::{Check, Probe, Protocol, Quiet, QuietSignal, StopSignal};
-use trundle_core::settings::{AccessFormat, Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
+use trundle_core::settings::{AccessFormat, Acme, Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
 use trundle_proxy::Limits;
 
 use super::duration;
@@ -232,6 +232,24 @@ fn tls() -> Value {
         ("cert", described(text(), "The chain of certificates, as PEM; read anew when it changes.")),
         ("key", described(text(), "Its key, as PEM.")),
         (
+            "acme",
+            described(
+                text(),
+                "Instead of both: fetch a certificate for the hosts and renew it. An address of mail, for when something is wrong.",
+            ),
+        ),
+        (
+            "acme_directory",
+            default(
+                described(json!({ "type": "string", "pattern": "^https://" }), "The authority's directory."),
+                json!(Acme::DIRECTORY),
+            ),
+        ),
+        (
+            "acme_root",
+            described(text(), "Who has signed the directory's own certificate, if the system does not know."),
+        ),
+        (
             "redirect",
             default(
                 described(
@@ -249,7 +267,7 @@ fn tls() -> Value {
             ),
         ),
     ]);
-    put(&mut tls, "required", json!(["cert", "key"]));
+    put(&mut tls, "oneOf", json!([{ "required": ["cert", "key"] }, { "required": ["acme"] }]));
     tls
 }
 

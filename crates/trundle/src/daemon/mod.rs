@@ -1,5 +1,6 @@
 //! The daemon: the engine on a thread of its own, wired to processes, the proxy and the API.
 
+mod acme;
 mod cleaner;
 mod engine_thread;
 pub mod proxy;
@@ -100,6 +101,7 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
         .map_err(|source| DaemonError::System { what: "cannot start the engine's thread", source })?;
     runtime.spawn(router::keep(traffic.clone(), program, config.state_dir.clone()));
     runtime.spawn(sampler::keep(handle.clone(), traffic.clone(), config.state_dir.clone()));
+    runtime.spawn(acme::keep(handle.clone(), traffic.certificates.clone(), config.state_dir.clone()));
     runtime.spawn(cleaner::keep(handle.clone(), config.state_dir.clone()));
     if let Some(listener) = metrics {
         runtime.spawn(crate::api::server::serve_metrics(listener, handle.clone(), traffic.clone()));

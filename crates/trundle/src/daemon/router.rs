@@ -16,6 +16,7 @@ use trundle_engine::ports::{Fence, Report, Route, RouteState, Router, Routes};
 use trundle_proxy as proxy;
 use trundle_proxy::{Client, ClientReceiver, ClientSender, Reply, Request};
 
+use super::acme;
 use super::engine_thread::{Handle, Message};
 
 /// How long the engine's thread waits for the proxy's counts: they are asked for only as a rollout begins and ends.
@@ -31,6 +32,8 @@ const RECONNECT_MOST: Duration = Duration::from_secs(1);
 /// What the engine's thread, the connection and the API share.
 #[derive(Clone)]
 pub struct Traffic {
+    /// What is wrong with certificates that are fetched.
+    pub certificates: acme::Troubles,
     shared: Arc<Shared>,
     ask: mpsc::Sender<oneshot::Sender<proxy::Stats>>,
     asked: Arc<Mutex<Option<mpsc::Receiver<oneshot::Sender<proxy::Stats>>>>>,
@@ -70,7 +73,12 @@ impl Traffic {
     pub fn new(handle: Handle) -> Self {
         let (ask, asked) = mpsc::channel(64);
         let shared = Shared { tables: Mutex::default(), changed: Notify::new(), handle };
-        Self { shared: Arc::new(shared), ask, asked: Arc::new(Mutex::new(Some(asked))) }
+        Self {
+            certificates: acme::Troubles::default(),
+            shared: Arc::new(shared),
+            ask,
+            asked: Arc::new(Mutex::new(Some(asked))),
+        }
     }
 
     fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
@@ -151,6 +159,11 @@ impl Router for ProxyRouter {
                 // Without it the proxy says that it cannot write.
                 let _ = std::fs::create_dir_all(self.state_dir.join(ACCESS_LOGS));
             }
+            for (name, listen) in open().filter_map(|(name, known)| Some((name, known.listen.as_ref()?))) {
+                if listen.tls.as_ref().is_some_and(|tls| tls.acme.is_some()) {
+                    acme::prepare(&self.state_dir, name, &listen.hosts);
+                }
+            }
             let apps = open().filter_map(|(name, known)| proxy_app(name, known, &self.state_dir)).collect();
             let routed = |known: &Known| {
                 let routed = known.routes.values().filter(|r| r.state == RouteState::Routed);
@@ -229,7 +242,14 @@ fn proxy_app(name: &AppName, known: &Known, state_dir: &Path) -> Option<proxy::A
         trusted_proxies: listen.trusted_proxies.clone(),
         version_header: listen.version_header.clone().filter(|h| !h.is_empty()),
         limits: crate::config::proxy_limits(listen),
-        tls: tls.map(|tls| proxy::TlsFiles { cert: PathBuf::from(&tls.cert), key: PathBuf::from(&tls.key) }),
+        tls: tls.map(|tls| match tls.acme {
+            None => proxy::TlsFiles { cert: PathBuf::from(&tls.cert), key: PathBuf::from(&tls.key) },
+            Some(_) => {
+                let file = acme::certificate(state_dir, name);
+                proxy::TlsFiles { cert: file.clone(), key: file }
+            }
+        }),
+        challenges: tls.filter(|tls| tls.acme.is_some()).map(|_| acme::challenges(state_dir)),
         redirect_to: https_address.filter(|_| tls.is_some_and(|tls| tls.redirect)),
         hsts_s: tls.and_then(|tls| tls.hsts_ms).map(|ms| ms / 1000),
         access_log: listen.access_log.as_ref().map(|log| access_log(name, log, state_dir)),

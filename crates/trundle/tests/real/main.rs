@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod acme;
 mod browser;
 mod curl;
 mod grpc;
