@@ -192,7 +192,7 @@ impl<'a> Pass<'a> {
     fn roll(&mut self) {
         let Some(target) = self.state.target() else { return };
         let limit = self.batch_limit();
-        let stopped = self.stop_others(self.desired - limit);
+        let stopped = self.stop_others(self.goal - limit + self.base_that_stays());
         let wanted = limit.saturating_sub(self.target.held() + self.in_backoff(target));
         let room = self.room();
         let (available, live) = (self.total.available(), self.total.live());
@@ -243,6 +243,12 @@ impl<'a> Pass<'a> {
             });
         }
         limit
+    }
+
+    /// Of the places that were left out, those in which the base stands. Who else stands in one holds it from the base.
+    fn base_that_stays(&self) -> u32 {
+        let left_out = self.desired - self.goal;
+        if self.state.proven() == self.state.target() { left_out } else { left_out.min(self.base.held()) }
     }
 
     /// Rule 2. Unavailable target instances never pay for stopping others.
