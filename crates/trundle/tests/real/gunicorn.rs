@@ -14,7 +14,7 @@ use crate::world::{World, found, free_address, loudly, root, skip};
 const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// So long wrk sends: longer than the rollout takes.
-const WRK_S: u32 = 10;
+const WRK_S: u32 = 7;
 
 /// What the strict client posts.
 #[derive(Clone, Copy)]
