@@ -1,9 +1,13 @@
 //! A request on its way from a client to an endpoint: what hyper does not check, and the form that it has in the protocol of the
 //! endpoint. What is not clear is refused, never guessed.
 
+mod target;
+
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -35,15 +39,12 @@ pub fn prepare(
 ) -> Result<(Request<RequestBody>, Shape), Refusal> {
     let connection = &client.connection;
     let (mut head, body) = request.into_parts();
-    if head.method == Method::CONNECT {
-        return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not possible here\n"));
+    if let Some(reason) = connection.wrong_head() {
+        return Err(Refusal::bad(reason));
     }
-    let has_encoding = check_encoding(&head.headers)?;
-    if connection.framing_is_wrong(has_encoding) {
-        return Err(Refusal::bad(
-            "the head has both Content-Length and Transfer-Encoding, or a line without CR\n",
-        ));
-    }
+    check_method(&head.method)?;
+    check_lengths(&head.headers)?;
+    check_expectation(&head)?;
     if head.headers.len() > route.limits.headers {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(Refusal::rejected(status, "the head has more fields than allowed\n"));
@@ -68,7 +69,9 @@ pub fn prepare(
     let trusted = route.trust.covers(connection.peer);
     let is_secure = connection.is_secure;
     let origin = Origin { peer_value: connection.peer_value.as_ref(), trusted, is_secure };
-    headers::to_endpoint(&mut head.headers, &origin);
+    if !headers::to_endpoint(&mut head.headers, &origin) {
+        return Err(Refusal::bad("a header has almost the name of one that says where the request ends\n"));
+    }
     head.version = Version::HTTP_11;
     head.extensions.clear();
     set_framing(&mut head.headers, shape);
@@ -76,45 +79,71 @@ pub fn prepare(
     Ok((Request::from_parts(head, body), shape))
 }
 
-/// Whether there is one. The only one that a request may have is chunked, once.
-fn check_encoding(headers: &HeaderMap) -> Result<bool, Refusal> {
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    let encoding = encodings.next();
-    if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || encodings.next().is_some()
-    {
+/// No method that we know is longer.
+const LONGEST_METHOD: usize = 32;
+
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    let not_allowed = |reason| Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, reason));
+    match *method {
+        Method::CONNECT => not_allowed("CONNECT is not possible here\n"),
+        // It would show a client what we, and others before us, have added.
+        Method::TRACE => not_allowed("TRACE is not possible here\n"),
+        _ if method.as_str().len() > LONGEST_METHOD => {
+            Err(Refusal::rejected(StatusCode::NOT_IMPLEMENTED, "nobody knows such a method\n"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The only coding that a request may have is chunked, once; a length has no zero in front, which some read as octal.
+fn check_lengths(headers: &HeaderMap) -> Result<(), Refusal> {
+    if !headers::is_chunked_at_most(headers) {
         return Err(Refusal::bad("the only Transfer-Encoding of a request is chunked, once\n"));
     }
-    Ok(encoding.is_some())
+    let length = headers.get(CONTENT_LENGTH).map_or(&b""[..], HeaderValue::as_bytes);
+    if length.len() > 1 && length[0] == b'0' {
+        return Err(Refusal::bad("the Content-Length begins with 0\n"));
+    }
+    Ok(())
+}
+
+/// HTTP/1.0 knows none, and there it is passed over (RFC 9110 §10.1.1).
+fn check_expectation(head: &http::request::Parts) -> Result<(), Refusal> {
+    let mut expectations = head.headers.get_all(EXPECT).iter();
+    let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if head.version == Version::HTTP_10 || expectations.all(is_known) {
+        return Ok(());
+    }
+    Err(Refusal::rejected(StatusCode::EXPECTATION_FAILED, "nothing but 100-continue can be expected here\n"))
 }
 
 /// One Host, and the target in origin-form with the bytes as they came.
 fn set_target(head: &mut http::request::Parts, client: &Connection) -> Result<(), Refusal> {
+    target::check_path(&head.method, &head.uri).map_err(Refusal::bad)?;
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(Refusal::bad("the request has more than one Host\n"));
     }
-    if let Some(authority) = head.uri.authority() {
-        if authority.as_str().contains('@') {
-            return Err(Refusal::bad("the target holds a user name\n"));
-        }
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    if ![host.map(HeaderValue::as_bytes), authority].into_iter().flatten().all(target::is_host) {
+        return Err(Refusal::bad("the Host, or the target's, is no name with or without a port\n"));
+    }
+    if host.is_none() && head.version != Version::HTTP_10 && !(client.has_streams() && authority.is_some()) {
+        return Err(Refusal::bad("the request has no Host\n"));
+    }
+    if let Some(authority) = authority {
         // Of HTTP/2 both stand for the same (RFC 9113 §8.3.1); of HTTP/1.1 the target prevails (RFC 9112 §3.2.2).
-        let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority);
         if client.has_streams() && host.is_some_and(|host| !same(host)) {
             return Err(Refusal::bad("the request has an authority and another Host\n"));
         }
-        let host = HeaderValue::from_str(authority.as_str());
+        let host = HeaderValue::from_bytes(authority);
         let host = host.map_err(|_| Refusal::bad("the target's host is wrong\n"))?;
-        let Some(path) = head.uri.path_and_query().cloned() else {
-            return Err(Refusal::bad("the target has no path\n"));
-        };
+        let path = head.uri.path_and_query().cloned();
         head.headers.insert(HOST, host);
-        head.uri = Uri::from(path);
+        head.uri = path.map_or_else(Uri::default, Uri::from);
     } else if host.is_none() {
-        if head.version != Version::HTTP_10 {
-            return Err(Refusal::bad("the request has no Host\n"));
-        }
         head.headers.insert(HOST, client.door.default_host.clone());
     }
     Ok(())

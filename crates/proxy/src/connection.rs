@@ -25,7 +25,7 @@ use crate::counts::EndpointRow;
 use crate::exchange::Exchange;
 use crate::forward;
 use crate::framing::Framing;
-use crate::http2;
+use crate::http2::{self, floods::Floods};
 use crate::linger::linger;
 use crate::open::{One, Open, What};
 use crate::table::{Limits, Listen, Protocol};
@@ -64,6 +64,8 @@ pub enum Verdict {
     Ask,
     /// Close, and say 408 first if a part of a head has come.
     CloseHead,
+    /// Close, and say 414 first.
+    CloseLine,
     Close,
     /// All is said, but the client still sends: it shall get the answer.
     Linger,
@@ -89,6 +91,10 @@ pub struct Connection {
     /// A body whose end was not seen is left: what comes next is no request.
     body_left_open: Cell<bool>,
     framing: RefCell<Framing>,
+    /// Of HTTP/1.1: those that have become requests.
+    heads_taken: Cell<u64>,
+    /// Of HTTP/2: work that leads nowhere.
+    floods: RefCell<Floods>,
     /// Answers that hyper holds in its buffer.
     buffered: RefCell<Vec<Exchange>>,
     /// An answer was given to hyper and is not flushed.
@@ -115,13 +121,14 @@ impl Connection {
             peer,
             peer_value,
             is_secure: matches!(door.listen, Listen::Https(_)),
-            limits,
             phase: Cell::new(Phase::Head(Instant::now())),
             protocol: Cell::new(Protocol::Http1),
             write_blocked: Cell::default(),
             turns: RefCell::default(),
             body_left_open: Cell::default(),
-            framing: RefCell::default(),
+            framing: RefCell::new(Framing::new(limits.header_bytes)),
+            heads_taken: Cell::default(),
+            floods: RefCell::new(Floods::new()),
             buffered: RefCell::default(),
             answer_pending: Cell::default(),
             closing: Cell::default(),
@@ -131,6 +138,7 @@ impl Connection {
             open: Arc::default(),
             counted: RefCell::default(),
             door,
+            limits,
         }
     }
 
@@ -170,8 +178,11 @@ impl Connection {
 
     pub fn turn_begins(&self, turn: &Rc<Turn>) {
         self.phase.set(Phase::Busy);
-        if !self.has_streams() {
+        if self.has_streams() {
+            self.floods.borrow_mut().begun();
+        } else {
             self.answer_pending.set(false);
+            self.heads_taken.set(self.heads_taken.get() + 1);
         }
         self.turns.borrow_mut().push(Rc::downgrade(turn));
     }
@@ -183,6 +194,9 @@ impl Connection {
         }
         if turn.body_is_open() {
             self.body_left_open.set(true);
+        }
+        if self.has_streams() && !turn.is_answering() && self.floods.borrow_mut().given_up() {
+            self.kill();
         }
         // A connection of HTTP/1.1 is busy until the answer is flushed.
         if self.has_streams() && turns.is_empty() {
@@ -196,6 +210,11 @@ impl Connection {
         if let Some(turn) = self.turns.borrow().last().and_then(Weak::upgrade) {
             turn.set_task(task);
         }
+    }
+
+    /// Of a stream: a part of its answer is on its way.
+    pub fn answer_moves(&self) {
+        self.floods.borrow_mut().progress();
     }
 
     pub fn answer_pending(&self) {
@@ -215,10 +234,14 @@ impl Connection {
         Duration::from_millis(self.limits.drain_spread_ms)
     }
 
-    /// The head broke a rule that hyper does not hold.
-    pub fn framing_is_wrong(&self, has_encoding: bool) -> bool {
-        let framing = self.framing.borrow();
-        framing.has_bare_lf() || (has_encoding && framing.has_both())
+    /// The rule that the present head breaks, and hyper does not hold.
+    pub fn wrong_head(&self) -> Option<&'static str> {
+        self.framing.borrow().wrong(self.heads_taken.get().saturating_sub(1))
+    }
+
+    /// The same of the lines behind its body.
+    pub fn has_wrong_trailers(&self) -> bool {
+        self.framing.borrow().has_wrong_trailers(self.heads_taken.get().saturating_sub(1))
     }
 
     pub fn is_closing(&self) -> bool {
@@ -248,9 +271,13 @@ impl Connection {
             });
         } else if self.write_blocked.get().is_some() && (of_row.next().is_some() || self.has_buffered_of(row))
         {
-            self.killed.set(true);
-            self.wake();
+            self.kill();
         }
+    }
+
+    fn kill(&self) {
+        self.killed.set(true);
+        self.wake();
     }
 
     /// The end of an answer lies in our own buffers, while the instance has done its part.
@@ -287,16 +314,21 @@ impl Connection {
 
     pub fn bytes_came(&self, bytes: &[u8]) {
         if self.has_streams() {
+            if self.floods.borrow_mut().feed(bytes) {
+                self.kill();
+            }
             return;
         }
-        match self.phase.get() {
-            Phase::Idle(_) => {
-                self.phase.set(Phase::Head(Instant::now()));
-                self.framing.borrow_mut().feed(bytes);
-            }
-            Phase::Head(_) => self.framing.borrow_mut().feed(bytes),
-            Phase::Busy => {}
+        if self.is_idle() {
+            self.phase.set(Phase::Head(Instant::now()));
         }
+        self.framing.borrow_mut().feed(bytes);
+    }
+
+    /// The next request has a line for which hyper would say 431, and only when its buffer is full.
+    pub fn has_long_line(&self) -> bool {
+        matches!(self.phase.get(), Phase::Head(_))
+            && self.framing.borrow().is_line_long(self.heads_taken.get())
     }
 
     /// Everything that was written is with the kernel.
@@ -311,10 +343,9 @@ impl Connection {
         if self.has_streams() {
             return;
         }
-        let mut framing = self.framing.borrow_mut();
-        framing.rearm();
         let now = Instant::now();
-        self.phase.set(if framing.is_mid_head() { Phase::Head(now) } else { Phase::Idle(now) });
+        let is_mid_head = self.framing.borrow().is_mid_head();
+        self.phase.set(if is_mid_head { Phase::Head(now) } else { Phase::Idle(now) });
     }
 
     pub fn blocked(&self) {
@@ -381,6 +412,7 @@ impl Connection {
     /// hyper is done with the connection.
     fn last_verdict(&self, result: &hyper::Result<()>) -> Verdict {
         match result {
+            _ if self.has_long_line() => Verdict::CloseLine,
             Ok(()) if self.tunnel.borrow().is_some() => Verdict::Tunnel,
             Ok(()) if self.body_is_open() => Verdict::Linger,
             // It has said 400 or 431, and more of the head may be on its way.
@@ -489,7 +521,11 @@ where
             match state.verdict(Instant::now()) {
                 Verdict::GoOn => timer.as_mut().reset(deadline.into()),
                 Verdict::Ask => {}
-                verdict @ (Verdict::CloseHead | Verdict::Close | Verdict::Linger | Verdict::Tunnel) => {
+                verdict @ (Verdict::CloseHead
+                | Verdict::CloseLine
+                | Verdict::Close
+                | Verdict::Linger
+                | Verdict::Tunnel) => {
                     return Poll::Ready(verdict);
                 }
             }
@@ -500,8 +536,12 @@ where
         Verdict::GoOn | Verdict::Ask | Verdict::Close => {}
         Verdict::CloseHead => {
             let mut stream = connection.into_parts().io.into_inner().stream;
-            let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-            let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(answer)).await;
+            say_last(&mut stream, "408 Request Timeout").await;
+        }
+        Verdict::CloseLine => {
+            let mut stream = connection.into_parts().io.into_inner().stream;
+            say_last(&mut stream, "414 URI Too Long").await;
+            linger(stream, &state).await;
         }
         Verdict::Tunnel => {
             let parts = connection.into_parts();
@@ -512,4 +552,10 @@ where
         }
         Verdict::Linger => linger(connection.into_parts().io.into_inner().stream, &state).await,
     }
+}
+
+/// Where hyper says nothing.
+async fn say_last<S: AsyncWrite + Unpin>(stream: &mut S, status: &str) {
+    let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(answer.as_bytes())).await;
 }

@@ -4,27 +4,34 @@
 //! them, and only then are our own `X-Forwarded-*` set: otherwise `Connection: X-Forwarded-For` would remove them.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY: HeaderName = HeaderName::from_static("proxy");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Headers that say who the client was, and that apps believe.
-const IDENTITY: [&str; 8] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-    "x-real-ip",
-];
+/// Whatever begins so is one too: Rack believes `X-Forwarded-Scheme`, Gunicorn `X-Forwarded-Ssl`, and others come.
+const IDENTITY: [&str; 2] = ["forwarded", "x-real-ip"];
+const IDENTITY_BEGINS: &str = "x-forwarded-";
+
+fn is_identity(name: &str) -> bool {
+    name.starts_with(IDENTITY_BEGINS) || IDENTITY.contains(&name)
+}
+
+/// How CGI, WSGI and their like would read a name that is not only letters, digits and `-`: they make `_` of the rest.
+fn alias(name: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if name.bytes().all(is_plain) {
+        return None;
+    }
+    Some(name.bytes().map(|byte| if is_plain(byte) { char::from(byte) } else { '-' }).collect())
+}
 
 /// What is known of the connection that a request came by.
 pub struct Origin<'a> {
@@ -35,22 +42,55 @@ pub struct Origin<'a> {
     pub is_secure: bool,
 }
 
-/// Makes the headers of a client's request those of ours to the endpoint.
-pub fn to_endpoint(headers: &mut HeaderMap, origin: &Origin<'_>) {
+/// Whether the only coding of a message is chunked, once; or it has none.
+pub fn is_chunked_at_most(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    encodings.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && encodings.next().is_none()
+}
+
+/// Whether it is clear where a response ends (RFC 9112 §6.3). hyper goes by the coding where there is a length too, and does not
+/// look at a coding before the last one.
+pub fn is_response_clear(headers: &HeaderMap) -> bool {
+    is_chunked_at_most(headers)
+        && !(headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH))
+}
+
+/// Makes the headers of a client's request those of ours to the endpoint. False: one of them could pass for a length or a coding
+/// with somebody behind us, and the request must be refused.
+#[must_use]
+pub fn to_endpoint(headers: &mut HeaderMap, origin: &Origin<'_>) -> bool {
     let mut seen = Seen::default();
     headers.keys().for_each(|name| seen.note(name));
     if seen.hop_by_hop {
         remove_hop_by_hop(headers);
         headers.remove(EXPECT); // hyper answers 100 when the body is wanted
     }
+    headers.remove(PROXY); // CGI makes HTTP_PROXY of it (CVE-2016-5385)
     if seen.alias {
+        if headers.keys().any(|name| is_framing_alias(name.as_str())) {
+            return false;
+        }
         remove_aliases(headers);
     }
     if seen.identity && !origin.trusted {
-        IDENTITY.iter().for_each(|name| drop(headers.remove(*name)));
-        headers.remove(FORWARDED);
+        remove_all(headers, is_identity);
     }
     set_forwarded(headers, origin);
+    true
+}
+
+/// Who a client was, and where a message ends, is said at its beginning or not at all (RFC 9110 §6.5.1).
+pub fn trailers_to_endpoint(trailers: &mut HeaderMap) {
+    remove_all(trailers, |name| {
+        let alias = alias(name);
+        is_identity(alias.as_deref().unwrap_or(name)) || is_framing_alias(name)
+    });
+    for name in
+        [HOST, CONTENT_LENGTH, CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE]
+    {
+        trailers.remove(name);
+    }
 }
 
 /// Makes the headers of an endpoint's response those of ours to the client.
@@ -59,6 +99,18 @@ pub fn to_client(headers: &mut HeaderMap) {
     headers.keys().for_each(|name| seen.note(name));
     if seen.hop_by_hop {
         remove_hop_by_hop(headers);
+    }
+    // Twice the same, as two lines or as a list: hyper has looked at that.
+    let one = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| !one(length))
+    {
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let length = length.and_then(|length| length.split(',').next()?.trim().parse::<u64>().ok());
+        match length {
+            Some(length) => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
+            None => drop(headers.remove(CONTENT_LENGTH)),
+        }
     }
 }
 
@@ -78,9 +130,8 @@ impl Seen {
             | "expect" => {
                 self.hop_by_hop = true;
             }
-            _ if name.as_bytes().contains(&b'_') => self.alias = true,
-            _ if name.starts_with('x') || name == "forwarded" => self.identity |= IDENTITY.contains(&name),
-            _ => {}
+            _ if is_identity(name) => self.identity = true,
+            _ => self.alias |= name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-'),
         }
     }
 }
@@ -90,11 +141,11 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
-            // These belong to the message whatever a client writes, and the app relies on them.
-            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+            // These belong to the message whatever a client writes, and the app relies on them. Of a stranger what says who
+            // it is goes anyway; a proxy that we trust may hand on the Connection of its client (CVE-2024-45410).
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH && !is_identity(name.as_str()))
             .collect();
         named.iter().for_each(|name| drop(headers.remove(name)));
     }
@@ -105,14 +156,17 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// `X_Forwarded_For` becomes the same variable as `X-Forwarded-For` in CGI and WSGI: nobody may send it.
 fn remove_aliases(headers: &mut HeaderMap) {
-    let aliases: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            name.as_str().contains('_') && IDENTITY.contains(&name.as_str().replace('_', "-").as_str())
-        })
-        .cloned()
-        .collect();
-    aliases.iter().for_each(|name| drop(headers.remove(name)));
+    remove_all(headers, |name| alias(name).is_some_and(|alias| is_identity(&alias)));
+}
+
+/// Almost `Content-Length` or `Transfer-Encoding`.
+fn is_framing_alias(name: &str) -> bool {
+    alias(name).is_some_and(|alias| alias == "content-length" || alias == "transfer-encoding")
+}
+
+fn remove_all(headers: &mut HeaderMap, is_meant: impl Fn(&str) -> bool) {
+    let meant: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect();
+    meant.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
@@ -154,7 +208,10 @@ mod tests {
             headers.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
         }
         let peer_value = HeaderValue::from_static("9.9.9.9");
-        to_endpoint(&mut headers, &Origin { peer_value: Some(&peer_value), trusted, is_secure: false });
+        assert!(to_endpoint(
+            &mut headers,
+            &Origin { peer_value: Some(&peer_value), trusted, is_secure: false }
+        ));
         let mut lines: Vec<String> =
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();

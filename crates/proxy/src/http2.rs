@@ -1,6 +1,8 @@
 //! A client connection of HTTP/2. hyper and `h2` carry frames, windows and header tables; here are the bounds, the deadlines and
 //! the end: a client that has to go elsewhere is told with GOAWAY, and its streams are finished.
 
+pub mod floods;
+
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -93,7 +95,11 @@ where
                 Verdict::Ask => timer.as_mut().reset((Instant::now() + NEVER).into()),
                 // One that only waits is told first; what does not answer to that is closed.
                 Verdict::Close if state.is_idle() && !told => state.close_when_idle(),
-                Verdict::CloseHead | Verdict::Close | Verdict::Linger | Verdict::Tunnel => {
+                Verdict::CloseHead
+                | Verdict::CloseLine
+                | Verdict::Close
+                | Verdict::Linger
+                | Verdict::Tunnel => {
                     return Poll::Ready(());
                 }
             }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -22,7 +22,7 @@ pub fn redirect<B>(client: &Turn, request: &Request<B>, to: SocketAddr) -> Respo
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let location = format!("https://{}{port}{path}", name.unwrap_or_else(|| to.ip().to_string()));
     let refusal = Refusal::rejected(StatusCode::PERMANENT_REDIRECT, "come with TLS\n");
-    let mut answer = Refusal { close: false, ..refusal }.answer(client);
+    let mut answer = Refusal { close: client.connection.wrong_head().is_some(), ..refusal }.answer(client);
     if let Ok(location) = HeaderValue::from_str(&location) {
         answer.headers_mut().insert(LOCATION, location);
     }
@@ -75,6 +75,9 @@ impl Refusal {
         }
         if let Some(id) = client.request_id() {
             headers.insert(REQUEST_ID, id.clone());
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         // A stream ends alone.
         let ends = (self.close && !client.connection.has_streams()) || client.is_last();

@@ -29,20 +29,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.early.is_empty() {
+        let before = buf.filled().len();
+        let result = if self.early.is_empty() {
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        } else {
             let length = self.early.len().min(buf.remaining());
-            let early = self.early.split_to(length);
-            self.state.bytes_came(&early);
-            buf.put_slice(&early);
+            buf.put_slice(&self.early.split_to(length));
             if self.early.is_empty() {
                 self.early = Bytes::new(); // gives the room back
             }
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+            Poll::Ready(Ok(()))
+        };
         if result.is_ready() {
             self.state.bytes_came(&buf.filled()[before..]);
+            if self.state.has_long_line() {
+                return Poll::Ready(Err(io::Error::other("the request line is too long")));
+            }
         }
         result
     }
@@ -89,6 +91,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state.has_long_line() {
+            return Poll::Ready(Ok(())); // hyper knows of no answer to that, and there is one
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
