@@ -1,6 +1,7 @@
 //! Bodies on their way through, frame by frame; nothing is ever collected.
 
 use std::cell::RefCell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +15,7 @@ use thiserror::Error;
 use crate::classes::AppCell;
 use crate::endless::Endless;
 use crate::exchange::Exchange;
+use crate::headers;
 use crate::replay::Replay;
 use crate::turn::Turn;
 
@@ -22,6 +24,8 @@ use crate::turn::Turn;
 pub enum BodyFault {
     #[error("the client's body broke off")]
     ClientGone,
+    #[error("the client's body is not framed as HTTP wants it")]
+    Malformed,
     #[error("the client's body is longer than allowed")]
     TooLarge,
     #[error("the endpoint's body broke off")]
@@ -74,12 +78,26 @@ impl Body for RequestBody {
         if !self.source.borrow().is_read_by(self.reader) {
             return Poll::Ready(Some(Err(BodyFault::GivenUp)));
         }
-        let Poll::Ready(frame) = self.source.borrow_mut().poll_frame(cx) else {
+        let Poll::Ready(mut frame) = self.source.borrow_mut().poll_frame(cx) else {
             self.client.body_waits();
             return Poll::Pending;
         };
-        self.client.body_moved();
-        if frame.is_none() || self.is_end_stream() {
+        // A frame of HTTP/2 may have no bytes: it does not put off the deadline.
+        let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
+        if !matches!(&frame, Some(Ok(frame)) if is_empty(frame)) {
+            self.client.body_moved();
+        }
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::trailers_to_endpoint(trailers);
+        }
+        let is_last = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+        if is_last && self.client.connection.has_wrong_trailers() {
+            self.client.set_body_fault(BodyFault::Malformed);
+            return Poll::Ready(Some(Err(BodyFault::Malformed)));
+        }
+        if is_last || self.is_end_stream() {
             self.client.body_ended();
         }
         let fault = match &frame {
@@ -94,6 +112,7 @@ impl Body for RequestBody {
                     None => Some(BodyFault::TooLarge),
                 }
             }
+            Some(Err(error)) if is_malformed(error) => Some(BodyFault::Malformed),
             Some(Err(_)) => Some(BodyFault::ClientGone),
             None => None,
         };
@@ -117,6 +136,13 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         self.client.body_left();
     }
+}
+
+/// Chunks or trailers that are none; other errors are of the connection.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let kind = source.map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// What a client gets: an endpoint's body, or a few words of ours.

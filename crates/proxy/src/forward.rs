@@ -293,6 +293,7 @@ async fn send(
                 bad_response(exchange)
             }
         }
+        Ok(Ok(response)) if !headers::is_response_clear(response.headers()) => bad_response(client, exchange),
         Ok(Ok(response)) => {
             if let Some(again) = again {
                 again.forget();
@@ -344,6 +345,10 @@ fn broken(client: &Turn, exchange: Exchange, error: &hyper::Error) -> Sent {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "the body is longer than allowed\n",
             ));
+        }
+        Some(BodyFault::Malformed) => {
+            exchange.failed(AppCell::Rejected);
+            return Sent::Failed(Refusal::bad("the body is not framed as HTTP wants it\n"));
         }
         Some(BodyFault::ClientGone) => {
             exchange.abandoned();

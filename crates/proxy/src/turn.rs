@@ -208,6 +208,7 @@ impl Turn {
     pub fn answer_handed(&self) {
         if self.connection.has_streams() {
             self.answer_waits.set(Some(Instant::now()));
+            self.connection.answer_moves();
         }
     }
 
@@ -226,7 +227,7 @@ impl Turn {
     pub fn response_broken(&self, exchange: Exchange) {
         let class = match self.body_fault.get() {
             Some(BodyFault::ClientGone) => return exchange.abandoned(),
-            Some(BodyFault::TooLarge) => {
+            Some(BodyFault::TooLarge | BodyFault::Malformed) => {
                 exchange.failed(AppCell::Rejected);
                 AppCell::Rejected
             }
