@@ -130,8 +130,10 @@ impl Seen {
             | "expect" => {
                 self.hop_by_hop = true;
             }
-            _ if is_identity(name) => self.identity = true,
-            _ => self.alias |= name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-'),
+            _ => {
+                self.identity |= is_identity(name);
+                self.alias |= name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-');
+            }
         }
     }
 }

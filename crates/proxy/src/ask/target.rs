@@ -58,8 +58,9 @@ fn is_name(name: &str) -> bool {
         })
 }
 
+/// 1 to 65535, written in one way only.
 fn is_port(port: &str) -> bool {
-    port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+    port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0') && port.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]
@@ -90,6 +91,8 @@ mod tests {
             ":80",
             "a:b",
             "a:65536",
+            "a:0",
+            "a:080",
             "a:+1",
             "a:80:80",
             "::1",
