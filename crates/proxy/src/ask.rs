@@ -1,7 +1,7 @@
 //! A request on its way from a client to an endpoint: what hyper does not check, and the form that it has in the protocol of the
 //! endpoint. What is not clear is refused, never guessed.
 
-mod target;
+pub mod target;
 
 use std::rc::Rc;
 

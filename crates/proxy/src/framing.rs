@@ -109,6 +109,12 @@ impl Framing {
         }
     }
 
+    /// So many heads have come whole.
+    #[must_use]
+    pub fn heads(&self) -> u64 {
+        self.heads
+    }
+
     /// Part of a head has come, and not yet all of it.
     #[must_use]
     pub fn is_mid_head(&self) -> bool {

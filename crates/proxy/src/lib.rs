@@ -20,6 +20,8 @@ macro_rules! log_line {
 }
 
 pub mod control;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod stats;
 pub mod table;
 
