@@ -126,7 +126,8 @@ impl Connection {
             write_blocked: Cell::default(),
             turns: RefCell::default(),
             body_left_open: Cell::default(),
-            framing: RefCell::new(Framing::new(limits.header_bytes)),
+            // With as many bytes as a head may have hyper gives up.
+            framing: RefCell::new(Framing::new(limits.header_bytes.saturating_sub(1))),
             heads_taken: Cell::default(),
             floods: RefCell::new(Floods::new()),
             buffered: RefCell::default(),
@@ -195,7 +196,7 @@ impl Connection {
         if turn.body_is_open() {
             self.body_left_open.set(true);
         }
-        if self.has_streams() && !turn.is_answering() && self.floods.borrow_mut().given_up() {
+        if self.has_streams() && turn.is_given_up_early() && self.floods.borrow_mut().given_up() {
             self.kill();
         }
         // A connection of HTTP/1.1 is busy until the answer is flushed.

@@ -200,20 +200,20 @@ impl Framing {
 
 impl Line {
     fn extend(&mut self, bytes: &[u8], lines_before: usize) {
+        const NAME: usize = "content-length:".len();
         let Some(last) = bytes.last() else { return };
-        if self.length < PREFIX {
-            let take = bytes.len().min(PREFIX - self.length);
-            self.prefix[self.length..self.length + take].copy_from_slice(&bytes[..take]);
+        let before = self.length;
+        if before < PREFIX {
+            let take = bytes.len().min(PREFIX - before);
+            self.prefix[before..before + take].copy_from_slice(&bytes[..take]);
         }
+        self.length = before.saturating_add(bytes.len());
+        self.ends_in_cr = *last == b'\r';
         if lines_before == 0 {
             self.has_fragment |= bytes.contains(&b'#');
-        } else {
-            // As far as the name is over.
-            let begin = "content-length:".len().saturating_sub(self.length).min(bytes.len());
-            bytes[begin..].iter().for_each(|byte| self.take_digit(*byte));
+        } else if self.is("content-length") {
+            bytes.iter().skip(NAME.saturating_sub(before)).for_each(|byte| self.take_digit(*byte));
         }
-        self.length = self.length.saturating_add(bytes.len());
-        self.ends_in_cr = *last == b'\r';
     }
 
     /// hyper has looked at what is no digit: only white space may be around them.

@@ -29,8 +29,10 @@ use crate::table::Table;
 use crate::trust::{Peer, Trust};
 use crate::websocket::Frames;
 
+pub type Target = fn(&[u8]);
+
 /// All of them, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("framing", framing),
     ("framing_and_hyper", framing_and_hyper),
     ("request_headers", request_headers),
@@ -94,6 +96,9 @@ struct Reference {
     is_lost: bool,
 }
 
+/// Its lines, whether it breaks a rule, and what follows it.
+type ReadHead<'a> = (Vec<&'a [u8]>, bool, &'a [u8]);
+
 impl Reference {
     fn of(bytes: &[u8]) -> Self {
         let mut this = Self::default();
@@ -125,8 +130,7 @@ impl Reference {
         this
     }
 
-    /// Its lines, whether it breaks a rule, and what follows it.
-    fn head<'a>(&mut self, bytes: &'a [u8]) -> Option<(Vec<&'a [u8]>, bool, &'a [u8])> {
+    fn head<'a>(&mut self, bytes: &'a [u8]) -> Option<ReadHead<'a>> {
         let mut lines: Vec<&[u8]> = Vec::new();
         let mut is_bare = false;
         let mut rest = bytes;
@@ -360,7 +364,8 @@ pub fn http2_floods(bytes: &[u8]) {
     let (mut whole, mut torn) = (Floods::new(), Floods::new());
     let is_flood = whole.feed(crate::http2::PREFACE) || whole.feed(bytes);
     let preface = crate::http2::PREFACE.iter().map(std::slice::from_ref);
-    let of_pieces = preface.chain(pieces(bytes)).fold(false, |is_flood, piece| torn.feed(piece) || is_flood);
+    let mut of_pieces = false;
+    preface.chain(pieces(bytes)).for_each(|piece| of_pieces |= torn.feed(piece));
     assert_eq!(is_flood, of_pieces);
 }
 

@@ -64,9 +64,9 @@ pub fn to_endpoint(headers: &mut HeaderMap, origin: &Origin<'_>) -> bool {
     headers.keys().for_each(|name| seen.note(name));
     if seen.hop_by_hop {
         remove_hop_by_hop(headers);
+        headers.remove(PROXY); // CGI makes HTTP_PROXY of it (CVE-2016-5385)
         headers.remove(EXPECT); // hyper answers 100 when the body is wanted
     }
-    headers.remove(PROXY); // CGI makes HTTP_PROXY of it (CVE-2016-5385)
     if seen.alias {
         if headers.keys().any(|name| is_framing_alias(name.as_str())) {
             return false;
@@ -127,7 +127,7 @@ impl Seen {
         let name = name.as_str();
         match name {
             "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-            | "expect" => {
+            | "expect" | "proxy" => {
                 self.hop_by_hop = true;
             }
             _ => {
