@@ -21,6 +21,9 @@ use crate::exchange::Exchange;
 use crate::table::Limits;
 use crate::tunnel::Tunnel;
 
+/// Who gives a request up later than this has waited for the answer.
+const EARLY: Duration = Duration::from_secs(1);
+
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -39,6 +42,7 @@ pub enum Expired {
 
 pub struct Turn {
     pub connection: Rc<Connection>,
+    begun: Instant,
     phase: Cell<Phase>,
     /// The client owes bytes of its body since then.
     body_waits: Cell<Option<Instant>>,
@@ -68,6 +72,7 @@ impl Turn {
         let turn = Rc::new(Self {
             connection,
             patience,
+            begun: now,
             phase: Cell::new(Phase::Waiting(now)),
             body_waits: Cell::default(),
             body_open: Cell::new(has_body),
@@ -245,6 +250,11 @@ impl Turn {
     /// From here on nobody hears of the endpoint's end who does not take what there is of the answer.
     pub fn is_answering(&self) -> bool {
         self.phase.get() == Phase::Answering
+    }
+
+    /// It has ended before anybody could have waited for it.
+    pub fn is_given_up_early(&self) -> bool {
+        !self.is_answering() && self.begun.elapsed() < EARLY
     }
 
     pub fn set_task(&self, task: AbortHandle) {

@@ -73,7 +73,7 @@ impl Floods {
         self.progress();
     }
 
-    /// A request has ended without an answer, by its client. True: it is too much.
+    /// A request has ended without an answer, by its client and at once. True: it is too much.
     pub fn given_up(&mut self) -> bool {
         self.given_up = self.given_up.saturating_add(1);
         self.given_up > MOST_GIVEN_UP && self.given_up > self.begun / 2
@@ -101,7 +101,7 @@ mod tests {
     fn fed(frames: &[u8], size: usize) -> bool {
         let mut floods = Floods::new();
         let bytes = [crate::http2::PREFACE, frames].concat();
-        bytes.chunks(size).fold(false, |is_flood, piece| floods.feed(piece) || is_flood)
+        bytes.chunks(size).any(|piece| floods.feed(piece))
     }
 
     const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
