@@ -6,10 +6,16 @@
 #[path = "corpus/case.rs"]
 #[allow(dead_code)]
 mod case;
+mod common;
 #[path = "corpus/frames.rs"]
 #[allow(dead_code)]
 mod frames;
+#[path = "corpus/play.rs"]
+#[allow(dead_code)]
+mod play;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -121,12 +127,21 @@ fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
     }
 }
 
+/// What the environment says, for a run by hand.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// Seed and time of a run.
+fn settings(usual_ms: u64) -> (u64, Duration) {
+    let time = number("TRUNDLE_FUZZ_S").map_or(usual_ms, |s| s * 1_000);
+    (number("TRUNDLE_FUZZ_SEED").unwrap_or(1), Duration::from_millis(time))
+}
+
 #[test]
 fn no_bytes_break_what_we_parse_and_rewrite() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seed = number("TRUNDLE_FUZZ_SEED").unwrap_or(1);
-    let each =
-        Duration::from_millis(number("TRUNDLE_FUZZ_S").map_or(400, |s| s * 1_000 / TARGETS.len() as u64));
+    let (seed, time) = settings(3_000);
+    let each = time / TARGETS.len() as u32;
     let seeds = seeds();
     assert!(seeds.len() > 80);
     for (name, target) in TARGETS {
@@ -148,4 +163,74 @@ fn no_bytes_break_what_we_parse_and_rewrite() {
         }
         assert!(count > 20, "{name} is too slow: {count}");
     }
+}
+
+/// The same bytes through a real proxy: whatever it takes for a request reaches the app as a plain one.
+#[test]
+fn no_bytes_reach_an_app_but_as_plain_requests() {
+    let mut proxy = common::Proxy::start_with(|app| {
+        (app.limits.idle_timeout_ms, app.limits.response_timeout_ms) = (500, 1_000);
+    });
+    let app = play::App::start();
+    proxy.route(vec![common::routed("a", app.address)]);
+    let seeds = seeds();
+    let (seed, time) = settings(2_000);
+    let (mut random, began, mut count, mut taken) = (Random(seed), Instant::now(), 0, 0);
+    while began.elapsed() < time {
+        let mut bytes = random.one(&seeds).clone();
+        for _ in 0..=random.below(4) {
+            change(&mut bytes, &seeds, &mut random);
+        }
+        send(proxy.address, &bytes);
+        for request in app.take() {
+            let wrong = wrong_with(&request);
+            assert!(wrong.is_none(), "{wrong:?} in\n{}\nof\n{}", escape(&request), escape(&bytes));
+            taken += 1;
+        }
+        count += 1;
+    }
+    assert!(count > 50 && taken > 10, "{taken} of {count}");
+    assert_eq!(common::get(proxy.address, "/").status, 200);
+}
+
+fn send(address: SocketAddr, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// A request as an app wants it; the first thing that is not so.
+fn wrong_with(request: &[u8]) -> Option<&'static str> {
+    let end = request.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+    let text = String::from_utf8_lossy(&request[..end]).into_owned();
+    let words: Vec<&str> = text.split("\r\n").next()?.split(' ').collect();
+    if words.len() != 3 || words[2] != "HTTP/1.1" {
+        return Some("its line");
+    }
+    if !(words[1].starts_with('/') || words == ["OPTIONS", "*", "HTTP/1.1"]) || words[1].contains('#') {
+        return Some("its target");
+    }
+    let fields: Vec<(&str, &str)> =
+        text.split("\r\n").skip(1).filter_map(|line| line.split_once(": ")).collect();
+    let of = |name: &str| {
+        fields.iter().filter(|(found, _)| *found == name).map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    if text.split("\r\n").skip(1).any(|line| line.contains(['\r', '\n', '\0']) || !line.contains(':')) {
+        return Some("a header");
+    }
+    if of("host").len() != 1 || of("x-forwarded-for") != ["127.0.0.1"] || of("x-forwarded-host") != of("host")
+    {
+        return Some("its host, or who has sent it");
+    }
+    if of("content-length").len() + of("transfer-encoding").len() > 1 {
+        return Some("its length");
+    }
+    let is_alias = |name: &str| {
+        let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
+        name.starts_with("x_forwarded_") || ["content_length", "transfer_encoding"].contains(&name.as_str())
+    };
+    let ours =
+        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "content-length", "transfer-encoding"];
+    fields.iter().any(|(name, _)| is_alias(name) && !ours.contains(name)).then_some("an alias")
 }

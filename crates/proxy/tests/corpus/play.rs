@@ -62,6 +62,11 @@ impl App {
         });
         Self { address, script }
     }
+
+    /// What came since the last time.
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.script.lock().unwrap().saw)
+    }
 }
 
 fn serve(mut stream: TcpStream, script: &Mutex<Script>) {
@@ -100,7 +105,7 @@ fn message(stream: &mut impl Read, buffer: &mut Vec<u8>, is_request: bool) -> Op
     };
     let mut bytes: Vec<u8> = buffer.drain(..end).collect();
     let head = String::from_utf8_lossy(&bytes).to_lowercase();
-    let is_head = head.starts_with("head ");
+    let is_head = bytes.starts_with(b"HEAD ");
     let has =
         |name: &str| head.lines().filter_map(|line| line.split_once(':')).find(|(found, _)| *found == name);
     let has_none =
