@@ -29,8 +29,16 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Below the ports that the kernel gives to clients: one of those could be taken again before the proxy listens on it.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let at = std::process::id() as usize * 131 + TRIES.fetch_add(1, SeqCst) * 7_919;
+        let address = SocketAddr::from(([127, 0, 0, 1], 10_000 + (at % 10_000) as u16));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// An address that refuses connections as long as the socket lives: bound, and not listening.

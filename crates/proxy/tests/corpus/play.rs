@@ -206,7 +206,7 @@ impl Stage {
         };
         outcome.answers = client.answers();
         outcome.client_saw = client.seen;
-        outcome.app_saw = app.script.lock().unwrap().saw.clone();
+        outcome.app_saw = app.take();
         let name = proxy.address.to_string();
         for saw in &mut outcome.app_saw {
             *saw = replaced(saw, name.as_bytes(), b"{proxy}");
