@@ -293,7 +293,7 @@ async fn send(
                 bad_response(exchange)
             }
         }
-        Ok(Ok(response)) if !headers::is_response_clear(response.headers()) => bad_response(client, exchange),
+        Ok(Ok(response)) if !headers::is_response_clear(response.headers()) => bad_response(exchange),
         Ok(Ok(response)) => {
             if let Some(again) = again {
                 again.forget();

@@ -127,13 +127,10 @@ fn wait_until(
 
 /// The client does not wait any more. What it has sent stays unread.
 async fn gone(client: &TcpStream) {
-    let mut byte = [0];
-    loop {
-        match client.peek(&mut byte).await {
-            Ok(0) | Err(_) => return,
-            // It has spoken first, and so we shall not hear of its end before its bytes were read.
-            Ok(_) => return std::future::pending().await,
-        }
+    match client.peek(&mut [0]).await {
+        Ok(0) | Err(_) => {}
+        // It has spoken first, and so we shall not hear of its end before its bytes were read.
+        Ok(_) => std::future::pending().await,
     }
 }
 
