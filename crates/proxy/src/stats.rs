@@ -39,7 +39,8 @@ pub struct AppStats {
     pub cut_by_kind: BTreeMap<String, u64>,
     /// Answers of the app with a status of 500 or more. They are part of `by_version`.
     pub app_errors: u64,
-    /// Refused by a limit or rule of the proxy with 400, 405, 408 or 413, before or without an instance.
+    /// Answered by the proxy by a limit or rule of its own, before or without an instance: 4xx, 501, a redirect to TLS, the page for
+    /// maintenance, what an authority for certificates asks for.
     pub rejected: u64,
     /// Attempts beyond the first, for requests of which no byte had reached an instance.
     pub retried: u64,

@@ -3,6 +3,7 @@
 //! Counters are those of the proxy: they outlive its process, the daemon, and a rollout. A version's series ends when its row is
 //! given to a newer one, after 256 of apps and versions.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use trundle_engine::view::Status;
@@ -15,6 +16,11 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// proxy's own buckets are so wide.
 const ENDS_S: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+/// Name, help, and where the value is.
+type Family<Of, Value> = (&'static str, &'static str, fn(&Of) -> Value);
+/// The same with a value for each version or kind.
+type FamilyOf = (&'static str, &'static str, fn(&AppStats) -> &BTreeMap<String, u64>);
 
 /// `stats` is missing while no proxy answers.
 pub fn text(apps: &[Status], stats: Option<&Stats>) -> String {
@@ -33,7 +39,7 @@ pub fn text(apps: &[Status], stats: Option<&Stats>) -> String {
 }
 
 fn running(page: &mut Page, apps: &[Status]) {
-    let gauges: [(&str, &str, fn(&Status) -> u64); 6] = [
+    let gauges: [Family<Status, u64>; 6] = [
         ("trundle_replicas", "Instances that are wanted.", |app| app.replicas.into()),
         ("trundle_floor", "Fewer are never available on purpose.", |app| app.floor.into()),
         ("trundle_ceiling", "More are never alive.", |app| app.ceiling.into()),
@@ -99,7 +105,7 @@ fn answered(page: &mut Page, stats: &Stats) {
             );
         }
     }
-    let bytes: [(&str, &str, fn(&AppStats) -> &std::collections::BTreeMap<String, u64>); 2] = [
+    let bytes: [FamilyOf; 2] = [
         ("trundle_request_bytes_total", "Bytes of bodies that went to instances.", |app| &app.bytes_up),
         ("trundle_response_bytes_total", "Bytes of bodies that went to clients.", |app| &app.bytes_down),
     ];
@@ -124,7 +130,7 @@ fn not_answered(page: &mut Page, stats: &Stats) {
             page.line("trundle_requests_lost_total", &[("app", app), ("reason", reason)], *count);
         });
     }
-    let counts: [(&str, &str, fn(&AppStats) -> u64); 5] = [
+    let counts: [Family<AppStats, u64>; 5] = [
         ("trundle_requests_crashed_total", "In flight in an instance that died by itself.", |app| {
             app.crashed
         }),
@@ -143,7 +149,7 @@ fn not_answered(page: &mut Page, stats: &Stats) {
         page.family(name, "counter", help);
         stats.apps.iter().for_each(|(app, stats)| page.line(name, &[("app", app)], of(stats)));
     }
-    let kinds: [(&str, &str, fn(&AppStats) -> &std::collections::BTreeMap<String, u64>); 2] = [
+    let kinds: [FamilyOf; 2] = [
         ("trundle_requests_told_total", "Streams whose clients were asked to come again.", |app| {
             &app.told_by_kind
         }),
