@@ -152,6 +152,8 @@ pub struct TrafficLimits {
     pub body_bytes: Option<u64>,
     pub header_timeout_ms: Option<Millis>,
     pub idle_timeout_ms: Option<Millis>,
+    #[serde(default)]
+    pub body_rate: Option<u64>,
     pub response_timeout_ms: Option<Millis>,
     pub connect_timeout_ms: Option<Millis>,
     pub connections: Option<u32>,

@@ -206,6 +206,9 @@ pub struct Limits {
     pub header_timeout_ms: u64,
     /// A connection without a request, or a body that makes no progress.
     pub idle_timeout_ms: u64,
+    /// Bytes a second that a body of HTTP/1.1 has to bring on average while it is waited for, once `header_timeout_ms` of that is
+    /// over; 0: any.
+    pub body_rate: u64,
     /// From the last byte that went up to the head of the response.
     pub response_timeout_ms: u64,
     /// For one attempt to connect to an endpoint. One whose queue is full drops the first packet, and Linux sends it again after
@@ -229,6 +232,7 @@ impl Default for Limits {
             body_bytes: None,
             header_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
+            body_rate: 240,
             response_timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
             drain_spread_ms: 2_000,
@@ -357,6 +361,7 @@ impl Limits {
             body_bytes: a.body_bytes.zip(b.body_bytes).map(|(a, b)| a.max(b)),
             header_timeout_ms: a.header_timeout_ms.max(b.header_timeout_ms),
             idle_timeout_ms: a.idle_timeout_ms.max(b.idle_timeout_ms),
+            body_rate: a.body_rate.min(b.body_rate),
             response_timeout_ms: a.response_timeout_ms.max(b.response_timeout_ms),
             connect_timeout_ms: a.connect_timeout_ms.max(b.connect_timeout_ms),
             drain_spread_ms: a.drain_spread_ms.max(b.drain_spread_ms),

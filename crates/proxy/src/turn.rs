@@ -52,8 +52,10 @@ pub struct Turn {
     /// Of a stream: a piece of the answer was given to hyper then, and no more was asked for.
     answer_waits: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
-    /// How long is waited for the endpoint's answer, and for a body that stands still.
-    patience: Cell<(Duration, Duration)>,
+    /// How long its body was waited for until now, and what it brought.
+    body_waited: Cell<Duration>,
+    body_bytes: Cell<u64>,
+    patience: Cell<Patience>,
     /// The endpoint, once it was sent, and its version.
     row: Cell<Option<(EndpointRow, VersionRow)>>,
     /// Its line in the access log.
@@ -68,10 +70,12 @@ pub struct Turn {
 impl Turn {
     /// A request has come.
     pub fn begin(connection: Rc<Connection>, now: Instant, has_body: bool) -> Rc<Self> {
-        let patience = Cell::new(patience(connection.limits()));
+        let patience = Cell::new(Patience::of(connection.limits()));
         let turn = Rc::new(Self {
             connection,
             patience,
+            body_waited: Cell::default(),
+            body_bytes: Cell::default(),
             begun: now,
             phase: Cell::new(Phase::Waiting(now)),
             body_waits: Cell::default(),
@@ -93,7 +97,7 @@ impl Turn {
 
     /// It is known whose it is, and so how long may be waited.
     pub fn belongs_to(&self, limits: &Limits) {
-        self.patience.set(patience(limits));
+        self.patience.set(Patience::of(limits));
     }
 
     pub fn logs_as(&self, entry: Entry) {
@@ -179,12 +183,15 @@ impl Turn {
     }
 
     pub fn body_moved(&self) {
-        self.body_waits.set(None);
+        if let Some(since) = self.body_waits.take() {
+            self.body_waited.set(self.body_waited.get() + since.elapsed());
+        }
         self.still_waits();
     }
 
     /// A piece of the request's body is handed to the endpoint.
     pub fn bytes_went_up(&self, bytes: u64) {
+        self.body_bytes.set(self.body_bytes.get() + bytes);
         if let Some((_, version)) = self.row.get() {
             let counts = &self.connection.worker.shared.counts;
             counts.version_cell(version, VersionCell::BytesUp).fetch_add(bytes, Relaxed);
@@ -269,15 +276,27 @@ impl Turn {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        let (for_answer, for_body) = self.patience.get();
+        let patience = self.patience.get();
         let of_phase = match self.phase.get() {
             Phase::Waiting(since) if self.expired.get().is_none() && self.body_waits.get().is_none() => {
-                Some(since + for_answer)
+                Some(since + patience.answer)
             }
             Phase::Waiting(_) | Phase::Answering => None,
         };
         let stands_still = earlier(self.body_waits.get(), self.answer_waits.get());
-        earlier(of_phase, stands_still.map(|since| since + for_body))
+        let stands_still = stands_still.map(|since| since + patience.body);
+        earlier(earlier(of_phase, stands_still), self.too_slow_at(patience))
+    }
+
+    /// When its body will have brought too little for the time that it was waited for. A stream may have a body that lasts as long
+    /// as the answer; it holds up nobody but itself.
+    fn too_slow_at(&self, patience: Patience) -> Option<Instant> {
+        let since = self.body_waits.get().filter(|_| matches!(self.phase.get(), Phase::Waiting(_)))?;
+        if self.connection.has_streams() || patience.body_rate == 0 {
+            return None;
+        }
+        let for_bytes = Duration::from_secs_f64(self.body_bytes.get() as f64 / patience.body_rate as f64);
+        Some(since + (patience.head + for_bytes).saturating_sub(self.body_waited.get()))
     }
 
     /// Its deadline is over. True: who waits for the answer is told, and says something; false: there is nothing to be said.
@@ -300,6 +319,25 @@ impl Drop for Turn {
     }
 }
 
-fn patience(limits: &Limits) -> (Duration, Duration) {
-    (Duration::from_millis(limits.response_timeout_ms), Duration::from_millis(limits.idle_timeout_ms))
+/// How long may be waited.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    answer: Duration,
+    /// For a body that stands still.
+    body: Duration,
+    /// For a head; and for a body before its speed matters.
+    head: Duration,
+    /// Bytes a second.
+    body_rate: u64,
+}
+
+impl Patience {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            answer: Duration::from_millis(limits.response_timeout_ms),
+            body: Duration::from_millis(limits.idle_timeout_ms),
+            head: Duration::from_millis(limits.header_timeout_ms),
+            body_rate: limits.body_rate,
+        }
+    }
 }

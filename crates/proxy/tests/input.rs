@@ -330,3 +330,33 @@ fn a_redirect_to_tls_is_no_way_around_the_rules_of_framing() {
     assert!(http.is_closed());
     assert_eq!(app.count(), 0);
 }
+
+/// A byte now and then keeps every timeout for a body that stands still from coming.
+#[test]
+fn a_dripping_body_is_cut_off_and_a_slow_one_is_not() {
+    let (mut proxy, app) = proxy_and_app(|app| {
+        app.limits.header_timeout_ms = 300;
+        app.limits.body_rate = 1_000;
+    });
+    let drip = |bytes: usize, every: Duration| {
+        let mut http = Http::connect(proxy.address);
+        http.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n");
+        http.stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        for _ in 0..3_000 / bytes {
+            if http.stream.write_all(&vec![b'x'; bytes]).is_err() || http.stream.peek(&mut [0]).is_ok() {
+                break;
+            }
+            std::thread::sleep(every);
+        }
+        http.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        http.answer().unwrap().status
+    };
+    let began = Instant::now();
+    assert_eq!(drip(1, Duration::from_millis(20)), 408);
+    assert!((250..2_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(app.count(), 0);
+    // More than twice as fast as it must be.
+    assert_eq!(drip(150, Duration::from_millis(50)), 200);
+    let stats = proxy.control.app_with(2);
+    assert_eq!((stats.rejected, stats.lost), (1, 0), "{stats:?}");
+}

@@ -127,6 +127,7 @@ drain_spread = "2s"               # WebSockets and event streams that have to mo
 # body_size = "10MiB"             # of a request; more is 413; without it there is no limit
 # header_timeout = "10s"
 # idle_timeout = "75s"
+# body_rate = 240                 # bytes a second of a body, on average; less is 408
 # response_timeout = "60s"        # then 504
 # connect_timeout = "5s"
 # connections = 10000             # above it, new clients wait

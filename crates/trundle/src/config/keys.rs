@@ -79,6 +79,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("body_size", "\"10MiB\""),
             ("header_timeout", "\"10s\""),
             ("idle_timeout", "\"75s\""),
+            ("body_rate", "240"),
             ("response_timeout", "\"60s\""),
             ("connect_timeout", "\"5s\""),
             ("connections", "10000"),

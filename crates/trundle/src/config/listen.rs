@@ -216,6 +216,7 @@ fn limits(section: &Section<'_>) -> TrafficLimits {
         body_bytes: section.get("body_size", value::bytes),
         header_timeout_ms: section.get("header_timeout", a_moment_at_least),
         idle_timeout_ms: section.get("idle_timeout", a_moment_at_least),
+        body_rate: section.get("body_rate", body_rate),
         response_timeout_ms: section.get("response_timeout", a_moment_at_least),
         connect_timeout_ms: section.get("connect_timeout", a_moment_at_least),
         connections: section.get("connections", value::whole(1, 1_000_000)),
@@ -227,6 +228,11 @@ fn header_size(node: &Node) -> Result<u32, Wrong> {
     bytes.ok_or_else(|| {
         Wrong::Value("a head of this size is not possible".to_owned(), "use 256 to \"1MiB\"".to_owned())
     })
+}
+
+/// Bytes a second; 0 turns it off.
+fn body_rate(node: &Node) -> Result<u64, Wrong> {
+    value::whole(0, 1 << 30)(node).map(u64::from)
 }
 
 fn up_to_an_hour(node: &Node) -> Result<Millis, Wrong> {
@@ -253,6 +259,7 @@ pub fn proxy_limits(listen: &Listen) -> table::Limits {
         body_bytes: of.body_bytes,
         header_timeout_ms: of.header_timeout_ms.unwrap_or(default.header_timeout_ms),
         idle_timeout_ms: of.idle_timeout_ms.unwrap_or(default.idle_timeout_ms),
+        body_rate: of.body_rate.unwrap_or(default.body_rate),
         response_timeout_ms: of.response_timeout_ms.unwrap_or(default.response_timeout_ms),
         connect_timeout_ms: of.connect_timeout_ms.unwrap_or(default.connect_timeout_ms),
         drain_spread_ms: listen.drain_spread_ms,

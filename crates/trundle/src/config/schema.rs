@@ -295,6 +295,16 @@ fn limits() -> Value {
             time("A connection without a request, or a body that does not move.", own.idle_timeout_ms),
         ),
         (
+            "body_rate",
+            default(
+                described(
+                    whole(0, 1 << 30),
+                    "Bytes a second that a body of HTTP/1.1 has to bring on average, after header_timeout; 0: any.",
+                ),
+                json!(own.body_rate),
+            ),
+        ),
+        (
             "response_timeout",
             time(
                 "From the last byte that went to the instance to its answer; then 504.",

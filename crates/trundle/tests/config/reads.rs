@@ -71,6 +71,7 @@ headers = 50
 body_size = "10MiB"
 header_timeout = "5s"
 idle_timeout = "30s"
+body_rate = 1000
 response_timeout = "2m"
 connect_timeout = "250ms"
 connections = 500
@@ -154,6 +155,7 @@ fn every_key_is_read() {
         body_bytes: Some(10 << 20),
         header_timeout_ms: 5_000,
         idle_timeout_ms: 30_000,
+        body_rate: 1_000,
         response_timeout_ms: 120_000,
         connect_timeout_ms: 250,
         drain_spread_ms: 500,
