@@ -103,7 +103,8 @@ pub struct Tls {
     pub hsts_ms: Option<Millis>,
 }
 
-/// Who gives the certificate (RFC 8555). What it asks for is proven by HTTP-01, on the app's address without TLS.
+/// Who gives the certificate (RFC 8555). What it asks for is proven by HTTP-01 on the app's address without TLS, or where it has none by
+/// TLS-ALPN-01 on the one with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acme {
     /// Told when something is wrong with the certificate.

@@ -436,12 +436,16 @@ where
 
 /// The same behind a handshake, for which there is as much time as for a head.
 pub async fn serve_tls(stream: TcpStream, state: Rc<Connection>) {
-    let config = |name: Option<&str>| {
+    let config = |hello: &tls::Hello<'_>| {
         let routes = state.worker.shared.snapshot.load();
-        routes.sites.get(&state.door.listen)?.secured(name)?.secure.tls.clone()
+        let route = routes.sites.get(&state.door.listen)?.secured(hello.name)?;
+        if hello.asks_for_proof {
+            return tls::proof(route.challenges.as_deref()?, hello.name?);
+        }
+        route.secure.tls.clone()
     };
     let until = Instant::now() + Duration::from_millis(state.limits.header_timeout_ms);
-    if let Ok(Ok(stream)) = tokio::time::timeout_at(until.into(), tls::accept(config, stream)).await {
+    if let Ok(Ok(Some(stream))) = tokio::time::timeout_at(until.into(), tls::accept(config, stream)).await {
         serve(stream, state).await;
     }
 }

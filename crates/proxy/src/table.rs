@@ -73,7 +73,8 @@ pub struct App {
     pub hsts_s: Option<u64>,
     #[serde(default)]
     pub access_log: Option<AccessLog>,
-    /// A folder with what an authority asks for under `/.well-known/acme-challenge/`, a file each (RFC 8555 §8.3).
+    /// A folder with what an authority asks for: under `/.well-known/acme-challenge/` a file each (RFC 8555 §8.3), and `HOST.pem`
+    /// for what it asks in the handshake of TLS (RFC 8737).
     #[serde(default)]
     pub challenges: Option<PathBuf>,
     /// New requests are answered with this, and reach nobody. What is in flight goes on.

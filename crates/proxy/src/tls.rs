@@ -29,6 +29,9 @@ use crate::table::TlsFiles;
 /// What a client may ask for, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
+/// What an authority for certificates speaks that wants to see whose a name is (RFC 8737).
+const PROOF: &[u8] = b"acme-tls/1";
+
 /// Of one app.
 pub struct Tls {
     pub files: TlsFiles,
@@ -112,15 +115,44 @@ fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, Str
 /// A client's stream behind its handshake.
 pub struct Secure(TlsStream<TcpStream>);
 
-/// `config` knows a certificate for the name that the client asks for.
+/// What a client asks for before anything is said.
+pub struct Hello<'a> {
+    pub name: Option<&'a str>,
+    /// It is an authority that wants to see whose the name is (TLS-ALPN-01, RFC 8737), and nothing else.
+    pub asks_for_proof: bool,
+}
+
+/// `config` knows a certificate for what the client asks for. `None`: an authority has seen what it came for.
 pub async fn accept(
-    config: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
+    config: impl FnOnce(&Hello<'_>) -> Option<Arc<ServerConfig>>,
     stream: TcpStream,
-) -> io::Result<Secure> {
+) -> io::Result<Option<Secure>> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    let config = config(start.client_hello().server_name());
+    let hello = start.client_hello();
+    let asks_for_proof =
+        hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == PROOF));
+    let config = config(&Hello { name: hello.server_name(), asks_for_proof });
     let config = config.ok_or_else(|| io::Error::other("no certificate can be read"))?;
-    start.into_stream(config).await.map(Secure)
+    let secure = start.into_stream(config).await.map(Secure)?;
+    Ok((!asks_for_proof).then_some(secure))
+}
+
+/// The certificate that proves whose a name is, from the folder where whoever orders certificates puts it.
+pub fn proof(folder: &Path, name: &str) -> Option<Arc<ServerConfig>> {
+    crate::sites::check_host(name).ok()?;
+    let file = folder.join(format!("{}.pem", name.to_ascii_lowercase()));
+    let provider = Arc::new(ring::default_provider());
+    let chain = CertificateDer::pem_file_iter(&file).and_then(Iterator::collect::<Result<Vec<_>, _>>).ok()?;
+    let key = provider.key_provider.load_private_key(PrivateKeyDer::from_pem_file(&file).ok()?).ok()?;
+    // Not compared with each other: what the authority looks for is in an extension that rustls does not know.
+    let certificate = CertifiedKey::new(chain, key);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Certificate(ArcSwap::from_pointee(certificate))));
+    config.alpn_protocols = vec![PROOF.to_vec()];
+    Some(Arc::new(config))
 }
 
 impl AsFd for Secure {

@@ -142,7 +142,7 @@ fn tls(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Tls> {
         let path = section.require(key, |node| pem_file(node, folder))?;
         Some(path.to_string_lossy().into_owned())
     };
-    let acme = section.has("acme").then(|| acme(section, folder, has_http)).flatten();
+    let acme = section.has("acme").then(|| acme(section, folder)).flatten();
     let (cert, key) = if section.has("acme") {
         (Some(String::new()), Some(String::new()))
     } else {
@@ -158,17 +158,12 @@ fn tls(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Tls> {
 }
 
 /// The certificate is fetched instead of read.
-fn acme(section: &Section<'_>, folder: &Path, has_http: bool) -> Option<Acme> {
+fn acme(section: &Section<'_>, folder: &Path) -> Option<Acme> {
     for key in ["cert", "key"] {
         if section.has(key) {
             let message = format!("acme fetches the certificate, so listen.tls.{key} says nothing");
             section.refuse(key, message, "keep one of both: acme, or cert and key");
         }
-    }
-    if !has_http {
-        let message =
-            "the authority asks on port 80 without TLS whose host it is, and nobody listens there".to_owned();
-        section.refuse("acme", message, "write under [listen]: http = \"0.0.0.0:80\"");
     }
     let contact = section.get("acme", |node| match value::text(node)? {
         text if text.contains('@') && !text.contains(char::is_whitespace) => Ok(text),

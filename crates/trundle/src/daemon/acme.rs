@@ -1,4 +1,5 @@
-//! Certificates from an authority (ACME, RFC 8555), proven by HTTP-01: ordered for the hosts of an app, renewed when a third of their
+//! Certificates from an authority (ACME, RFC 8555), proven by HTTP-01, or by TLS-ALPN-01 (RFC 8737) where nobody listens without TLS:
+//! ordered for the hosts of an app, renewed when a third of their
 //! time is left, and tried again with a growing pause. The proxy answers what the authority asks for, and reads the file anew.
 //!
 //! Invariant: the file of an app always holds one whole certificate with its key. Until the first one is issued it is one that we have
@@ -94,13 +95,14 @@ pub async fn keep(handle: Handle, troubles: Troubles, state_dir: PathBuf) {
             let apps = engine.apps().iter().filter(|(_, app)| !app.state.is_down());
             let wanted = apps.filter_map(|(name, app)| {
                 let listen = app.state.settings()?.listen.as_ref()?;
-                Some((name.clone(), listen.tls.as_ref()?.acme.clone()?, listen.hosts.clone()))
+                let by = if listen.http.is_some() { ChallengeType::Http01 } else { ChallengeType::TlsAlpn01 };
+                Some((name.clone(), (listen.tls.as_ref()?.acme.clone()?, by), listen.hosts.clone()))
             });
             wanted.collect::<Vec<_>>()
         });
         let Some(wanted) = wanted.await else { return };
         failed.retain(|app, _| wanted.iter().any(|(name, ..)| name == app));
-        for (app, acme, hosts) in wanted {
+        for (app, (acme, by), hosts) in wanted {
             let Some(why) = due(&certificate(&state_dir, &app), &hosts) else {
                 troubles.set(&app, None);
                 continue;
@@ -109,7 +111,7 @@ pub async fn keep(handle: Handle, troubles: Troubles, state_dir: PathBuf) {
                 continue;
             }
             log(&app, &format!("orders a certificate for {}: {why}", hosts.join(", ")));
-            match order(&state_dir, &app, &acme, &hosts).await {
+            match order(&state_dir, &app, (&acme, by), &hosts).await {
                 Ok(()) => {
                     log(&app, "the certificate is there");
                     failed.remove(&app);
@@ -158,7 +160,12 @@ fn due(file: &Path, hosts: &[String]) -> Option<String> {
     (to - now < (to - from) / 3).then(|| format!("the one there ends in {} h", (to - now) / 3600))
 }
 
-async fn order(state_dir: &Path, app: &AppName, acme: &Acme, hosts: &[String]) -> Result<(), String> {
+async fn order(
+    state_dir: &Path,
+    app: &AppName,
+    (acme, by): (&Acme, ChallengeType),
+    hosts: &[String],
+) -> Result<(), String> {
     let told = |error: instant_acme::Error| chain(&error);
     let identifiers: Vec<Identifier> = hosts.iter().cloned().map(Identifier::Dns).collect();
     let new = NewOrder::new(&identifiers);
@@ -178,14 +185,21 @@ async fn order(state_dir: &Path, app: &AppName, acme: &Acme, hosts: &[String]) -
             AuthorizationStatus::Valid => continue,
             ref other => return Err(format!("the authority says {other:?} of a host")),
         }
-        let challenge = authorization.challenge(ChallengeType::Http01);
-        let mut challenge = challenge.ok_or("the authority does not offer HTTP-01 for this host")?;
-        let path = challenges(state_dir).join(&challenge.token);
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if !challenge.token.bytes().all(is_token) {
-            return Err("the authority's token is none".to_owned());
+        let host = authorization.identifier().to_string();
+        let challenge = authorization.challenge(by.clone());
+        let mut challenge =
+            challenge.ok_or_else(|| format!("the authority does not offer {by:?} for {host}"))?;
+        let authorized = challenge.key_authorization();
+        let (name, text) = match by {
+            ChallengeType::Http01 => (challenge.token.clone(), authorized.as_str().to_owned()),
+            _ => (format!("{host}.pem"), proof(&host, authorized.digest().as_ref())?),
+        };
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.starts_with('.') || !name.bytes().all(is_plain) {
+            return Err("the authority asks for what cannot be the name of a file".to_owned());
         }
-        replace(&path, challenge.key_authorization().as_str()).map_err(|error| error.to_string())?;
+        let path = challenges(state_dir).join(name);
+        replace(&path, &text).map_err(|error| error.to_string())?;
         answers.0.push(path);
         challenge.set_ready().await.map_err(told)?;
     }
@@ -194,6 +208,16 @@ async fn order(state_dir: &Path, app: &AppName, acme: &Acme, hosts: &[String]) -
     let key = order.finalize().await.map_err(told)?;
     let chain = order.poll_certificate(&patience).await.map_err(told)?;
     replace(&certificate(state_dir, app), &format!("{chain}\n{key}")).map_err(|error| error.to_string())
+}
+
+/// The certificate that is shown to an authority that asks over TLS, with its key.
+fn proof(host: &str, digest: &[u8]) -> Result<String, String> {
+    let digest: [u8; 32] = digest.try_into().map_err(|_| "the digest has a wrong length".to_owned())?;
+    let key = rcgen::KeyPair::generate().map_err(|error| error.to_string())?;
+    let mut params = rcgen::CertificateParams::new([host.to_owned()]).map_err(|error| error.to_string())?;
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(&digest)];
+    let cert = params.self_signed(&key).map_err(|error| error.to_string())?;
+    Ok(format!("{}{}", cert.pem(), key.serialize_pem()))
 }
 
 /// Waits until the authority has seen whose the hosts are. The error has its words.

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-port, front = int(sys.argv[1]), sys.argv[2]
+port, front, secure_front = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 os.makedirs("authority/certs", exist_ok=True)
 now = datetime.datetime.now(datetime.timezone.utc)
 
@@ -76,11 +76,19 @@ os.environ["ACME_SRV_CONFIGFILE"] = os.getcwd() + "/authority/acme_srv.cfg"
 from acme2certifier.acme_srv import helper
 # The names of the test are in no DNS.
 helper.fqdn_resolve = lambda *args, **named: (["127.0.0.1"], False, None)
-# Port 80 of a host is the front door of the test.
+# Ports 80 and 443 of a host are the front door of the test.
 import urllib3.util.connection as network
 connect, (front_host, front_port) = network.create_connection, front.split(":")
 network.create_connection = lambda address, *args, **named: connect(
     (front_host, int(front_port)) if address[1] == 80 else address, *args, **named)
+import socks
+plain_connect = socks.socksocket.connect
+def connect_secure(self, address, *args, **named):
+    if address[1] == 443:
+        host, at = secure_front.split(":")
+        address = (host, int(at))
+    return plain_connect(self, address, *args, **named)
+socks.socksocket.connect = connect_secure
 from acme2certifier.share import acme2certifier_wsgi as authority
 
 class Server(ThreadingMixIn, WSGIServer):
@@ -106,11 +114,13 @@ server.serve_forever()
 struct Authority(Child);
 
 impl Authority {
-    /// Listens on `localhost` at this port, and takes `front` for port 80 of every host.
-    fn start(world: &World, port: u16, front: SocketAddr) -> Self {
+    /// Listens on `localhost` at this port, and takes these for ports 80 and 443 of every host.
+    fn start(world: &World, port: u16, http: SocketAddr, https: SocketAddr) -> Self {
         fs::write(world.path("authority.py"), AUTHORITY).unwrap();
         let mut command = world.command("python3");
-        command.args(["authority.py", &port.to_string(), &front.to_string()]).stdout(Stdio::piped());
+        command
+            .args(["authority.py", &port.to_string(), &http.to_string(), &https.to_string()])
+            .stdout(Stdio::piped());
         let log = fs::File::create(world.path("authority.log")).unwrap();
         let mut child = command.stderr(log).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
@@ -167,7 +177,7 @@ fn an_authority_gives_a_certificate_for_the_hosts_and_another_when_they_change()
         command.arg(format!("https://{host}:{}/", https.port())).output().unwrap()
     };
     // Its own certificate has to be there before the file names it.
-    let first = Authority::start(&world, port, http);
+    let first = Authority::start(&world, port, http, https);
     config("\"shop.test\", \"www.shop.test\"");
     world.deploy("1");
     let began = Instant::now();
@@ -201,7 +211,7 @@ fn an_authority_gives_a_certificate_for_the_hosts_and_another_when_they_change()
     assert!(curl("shop.test").status.success() && !curl("new.shop.test").status.success());
     // The next daemon tries at once. The authority has forgotten the account meanwhile.
     fs::remove_file(world.path("authority/acme.db")).unwrap();
-    let _second = Authority::start(&world, port, http);
+    let _second = Authority::start(&world, port, http, https);
     let pid = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let words = fs::read_to_string(entry.path().join("cmdline")).ok()?;
@@ -216,4 +226,13 @@ fn an_authority_gives_a_certificate_for_the_hosts_and_another_when_they_change()
         status.is_ok().then_some(())
     });
     until("the certificate of the new host", || curl("new.shop.test").status.success().then_some(()));
+
+    // Without an address without TLS it is asked in the handshake.
+    let text = fs::read_to_string(world.path("trundle.toml")).unwrap();
+    let text = text.replace(&format!("http = \"{http}\"\n"), "").replace("redirect = true\n", "");
+    fs::write(world.path("trundle.toml"), text.replace("new.shop.test", "by-tls.shop.test")).unwrap();
+    world.deploy("3");
+    until("the certificate by TLS-ALPN-01", || curl("by-tls.shop.test").status.success().then_some(()));
+    let said = fs::read_to_string(world.path("authority.log")).unwrap();
+    assert!(said.contains("'type': 'tls-alpn-01'"), "{said}");
 }
