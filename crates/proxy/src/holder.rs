@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,7 @@ pub fn run(config: HolderConfig) -> Result<(), ProxyError> {
     // First: descriptors that came by number must be taken before others are opened.
     let given = given_sockets();
     let _lock = lock::take(&config.state_dir, crate::HOLDER_LOCK, Duration::ZERO)?;
+    note_given(&config.state_dir, &given);
     let (signals, sender) = UnixStream::pair().map_err(ProxyError::Holder)?;
     for signal in [SIGTERM, SIGINT] {
         let sender = sender.try_clone().map_err(ProxyError::Holder)?;
@@ -253,6 +254,19 @@ fn wait(of: &[std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> io::Resu
         Err(error) => return Err(error.into()),
     }
     Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect())
+}
+
+/// Whoever asks whether an address is free cannot bind these, and is told so.
+fn note_given(state_dir: &Path, given: &[(Listen, OwnedFd)]) {
+    let path = state_dir.join(crate::GIVEN);
+    let lines: String = given.iter().map(|(listen, _)| format!("{listen}\n")).collect();
+    let noted = if given.is_empty() { std::fs::remove_file(&path) } else { std::fs::write(&path, lines) };
+    match noted {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log_line!("trundle shim proxy: cannot note the sockets of the service manager: {error}");
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// The sockets of a service manager (`LISTEN_FDS`, `LISTEN_PID`), by the address they listen on.

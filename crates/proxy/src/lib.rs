@@ -90,6 +90,8 @@ pub use table::{
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";
 const PROXY_LOCK: &str = "proxy.lock";
+/// The addresses whose sockets a service manager gave to the holder, a line each.
+const GIVEN: &str = "proxy-given";
 const COUNTS: &str = "proxy-counts";
 
 /// What the proxy process needs to know; everything else comes with the tables.
@@ -113,6 +115,13 @@ pub struct HolderConfig {
 #[must_use]
 pub fn runs(state_dir: &Path) -> bool {
     [HOLDER_LOCK, PROXY_LOCK].iter().any(|name| lock::is_held(state_dir, name))
+}
+
+/// Whether the holder that runs has the socket of this address from a service manager: then nobody else can bind it.
+#[must_use]
+pub fn was_given(state_dir: &Path, address: &str) -> bool {
+    let given = std::fs::read_to_string(state_dir.join(GIVEN)).unwrap_or_default();
+    given.lines().any(|line| line == address) && lock::is_held(state_dir, HOLDER_LOCK)
 }
 
 /// What was counted until the last proxy ended. `None` while one runs, which is asked itself, or when the file cannot be read.

@@ -1,7 +1,7 @@
 //! Serves the API: few routes, each either a look at the engine or one request to it.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ pub enum Ended {
 struct Served {
     handle: Handle,
     traffic: Traffic,
+    state_dir: Arc<Path>,
     down: Arc<Notify>,
 }
 
@@ -73,9 +74,9 @@ pub fn bind(path: &Path) -> Result<UnixListener, DaemonError> {
     Ok(listener)
 }
 
-pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic) -> Ended {
+pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, state_dir: &Path) -> Ended {
     let down = Arc::new(Notify::new());
-    let served = Served { handle, traffic, down: down.clone() };
+    let served = Served { handle, traffic, state_dir: state_dir.into(), down: down.clone() };
     let routes = Router::new()
         .route("/v1/daemon", get(daemon))
         .route("/metrics", get(metrics))
@@ -98,8 +99,13 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic) -> 
 }
 
 /// `/metrics` and nothing else, for a Prometheus that cannot reach the socket.
-pub async fn serve_metrics(listener: tokio::net::TcpListener, handle: Handle, traffic: Traffic) {
-    let served = Served { handle, traffic, down: Arc::default() };
+pub async fn serve_metrics(
+    listener: tokio::net::TcpListener,
+    handle: Handle,
+    traffic: Traffic,
+    state_dir: PathBuf,
+) {
+    let served = Served { handle, traffic, state_dir: state_dir.into(), down: Arc::default() };
     let routes = Router::new().route("/metrics", get(metrics)).with_state(served);
     let _ = axum::serve(listener, routes).await;
 }
@@ -142,7 +148,7 @@ async fn ask(
     let app = app_name(&app)?;
     check_asker(&ask.by)?;
     if let Request::Deploy(deploy) = &ask.request {
-        door_is_free(&served.handle, &app, deploy.settings.listen.clone()).await?;
+        door_is_free(&served, &app, deploy.settings.listen.clone()).await?;
     }
     if let Request::Rollback(Some(revision)) = ask.request {
         is_known(&served.handle, &app, revision).await?;
@@ -181,8 +187,8 @@ pub fn doors(listen: Option<&Listen>) -> [Option<&str>; 3] {
 }
 
 /// A listen address that somebody else holds is refused before anything starts. Apps of ours may share one.
-async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) -> Result<(), Failed> {
-    let all = handle.look(|engine| {
+async fn door_is_free(served: &Served, app: &AppName, wanted: Option<Listen>) -> Result<(), Failed> {
+    let all = served.handle.look(|engine| {
         let known = engine.apps().iter().filter(|(_, app)| !app.state.is_down());
         let known =
             known.filter_map(|(name, app)| Some((name.clone(), app.state.settings()?.listen.clone()?)));
@@ -202,7 +208,7 @@ async fn door_is_free(handle: &Handle, app: &AppName, wanted: Option<Listen>) ->
         }
         // What is not held for an app of ours may be held by anybody.
         if with_it.is_empty()
-            && let Some(error) = crate::daemon::start::why_not_free(address)
+            && let Some(error) = crate::daemon::start::why_not_free(&served.state_dir, address)
         {
             return refuse(&format!("cannot listen on {address}: {error}"));
         }

@@ -15,7 +15,14 @@ use crate::config::{self, ConfigError, Loaded, Secrets};
 use crate::daemon::start;
 use crate::exit::Exit;
 
-const DOOR_HINT: &str = "free it, or choose another address";
+/// What to do about an address that cannot be listened on.
+fn door_hint(message: &str) -> &'static str {
+    if message.contains("Permission denied") {
+        "ports below 1024 need a right: AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of the daemon, or another port"
+    } else {
+        "free it, or choose another address"
+    }
+}
 
 /// What is asked besides the file.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +48,7 @@ pub async fn run(
         let Some(address) = address else { continue };
         if let Some(error) = start::door_is_held(&context.state_dir, &context.client, address).await {
             let message = format!("cannot listen on {address}: {error}");
-            return Err(refused(context, &loaded.origin.refuse(key, message, DOOR_HINT)));
+            return Err(refused(context, &loaded.origin.refuse(key, message.clone(), door_hint(&message))));
         }
     }
     start::ensure(&context.state_dir, &context.client).await?;
@@ -67,7 +74,7 @@ pub async fn run(
         // It is about a key of the file: only the daemon could know.
         Stop::Error(text) => match text.split_once(": ").filter(|(key, _)| DOOR_KEYS.contains(key)) {
             Some((key, message)) => {
-                refused(context, &loaded.origin.refuse(key, message.to_owned(), DOOR_HINT))
+                refused(context, &loaded.origin.refuse(key, message.to_owned(), door_hint(message)))
             }
             None => stop,
         },

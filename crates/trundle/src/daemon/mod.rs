@@ -104,11 +104,17 @@ pub fn run(config: DaemonConfig) -> Result<(), DaemonError> {
     runtime.spawn(acme::keep(handle.clone(), traffic.certificates.clone(), config.state_dir.clone()));
     runtime.spawn(cleaner::keep(handle.clone(), config.state_dir.clone()));
     if let Some(listener) = metrics {
-        runtime.spawn(crate::api::server::serve_metrics(listener, handle.clone(), traffic.clone()));
+        runtime.spawn(crate::api::server::serve_metrics(
+            listener,
+            handle.clone(),
+            traffic.clone(),
+            config.state_dir.clone(),
+        ));
     }
     notify_ready();
     crash_point!("daemon.ready");
-    let ended = runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic));
+    let ended =
+        runtime.block_on(crate::api::server::serve(listener, handle.clone(), traffic, &config.state_dir));
     handle.send(Message::Stop);
     // The last decision is on the disk before the lock is given back.
     let _ = engine.join();

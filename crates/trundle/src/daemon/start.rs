@@ -49,9 +49,10 @@ pub fn handed_on() -> impl Iterator<Item = (OsString, OsString)> {
     })
 }
 
-/// Why an address cannot be listened on. None: it is free.
-pub fn why_not_free(address: &str) -> Option<io::Error> {
-    std::net::TcpListener::bind(address).err()
+/// Why an address cannot be listened on. None: it is free, or the holder of the sockets has it from a service manager.
+pub fn why_not_free(state_dir: &Path, address: &str) -> Option<io::Error> {
+    let error = std::net::TcpListener::bind(address).err()?;
+    (!trundle_proxy::was_given(state_dir, address)).then_some(error)
 }
 
 /// Whether somebody else holds the address of an app for which a daemon would have to be started: the daemon could only
@@ -62,7 +63,7 @@ pub async fn door_is_held(state_dir: &Path, client: &Client, address: &str) -> O
     if client.answers().await || tokio::net::UnixStream::connect(proxy).await.is_ok() {
         return None;
     }
-    why_not_free(address)
+    why_not_free(state_dir, address)
 }
 
 /// Makes sure that a daemon answers.

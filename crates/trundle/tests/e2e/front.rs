@@ -218,3 +218,38 @@ fn each_request_leaves_its_line_and_is_counted_for_prometheus() {
         );
     }
 }
+
+/// As a service manager starts a service with its sockets: the first is descriptor 3.
+const GIVES_SOCKET: &str = "
+import os, socket, sys
+host, port = sys.argv[1].split(':')
+given = socket.create_server((host, int(port)))
+os.dup2(given.fileno(), 3)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+#[test]
+fn an_address_that_a_service_manager_holds_is_deployed_to() {
+    let site = Site::with(&sample(2, r#"START_MS = "0""#, BUDGET));
+    std::fs::create_dir(site.state()).unwrap();
+    std::fs::set_permissions(site.state(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let (bin, state) = (site.bin(), site.state());
+    let mut holder = Command::new("python3");
+    holder.args(["-c", GIVES_SOCKET, &site.listen(), bin.to_str().unwrap(), "shim", "proxy", "--state-dir"]);
+    let mut holder =
+        holder.arg(&state).env("TRUNDLE_STATE_DIR", &state).spawn().expect("python3 is installed");
+    wait_for("the proxy of the holder", 10, || site.procs().iter().any(|proc| proc.is_proxy()).then_some(()));
+    site.deploy("1", &[]).expect(0);
+    let url = format!("http://{}/", site.listen());
+    let curls = Curls::start(&[&url]);
+    site.deploy("2", &[]).expect(0);
+    curls.expect_all_good(5);
+    assert!(site.procs().iter().any(|proc| proc.pid == holder.id()), "it is the same holder");
+    site.run(&["down"]).expect(0);
+    assert!(holder.wait().unwrap().success());
+    // One that holds nothing any more vouches for nothing.
+    let _taken = std::net::TcpListener::bind(site.listen()).unwrap();
+    let refused = site.deploy("3", &[]).expect(1);
+    assert!(refused.stderr.contains("cannot listen on"), "{refused}");
+}
