@@ -188,8 +188,7 @@ impl Worker {
     async fn accept_on(self: Rc<Self>, door: Door, socket: OwnedFd) {
         let door = Rc::new(door);
         match door.listen {
-            Listen::Http(_) | Listen::Https(_) => {
-                let is_secure = matches!(door.listen, Listen::Https(_));
+            Listen::Http(_) | Listen::Https(_) | Listen::Tcp(_) => {
                 let listener = TcpListener::from_std(socket.into());
                 let Ok(listener) = listener else { return self.report(&door) };
                 loop {
@@ -200,24 +199,15 @@ impl Worker {
                     };
                     let _ = stream.set_nodelay(true);
                     let peer = Peer::Ip(peer.ip());
-                    if is_secure {
-                        self.spawn(&door, peer, place, |state| connection::serve_tls(stream, state));
-                    } else {
-                        self.spawn(&door, peer, place, |state| connection::serve(stream, state));
+                    match door.listen {
+                        Listen::Https(_) => {
+                            self.spawn(&door, peer, place, |state| connection::serve_tls(stream, state));
+                        }
+                        Listen::Tcp(_) => self.spawn(&door, peer, place, |state| tcp::serve(stream, state)),
+                        Listen::Http(_) | Listen::Unix(_) => {
+                            self.spawn(&door, peer, place, |state| connection::serve(stream, state));
+                        }
                     }
-                }
-            }
-            Listen::Tcp(_) => {
-                let listener = TcpListener::from_std(socket.into());
-                let Ok(listener) = listener else { return self.report(&door) };
-                loop {
-                    let place = self.await_room(&door).await;
-                    let Ok((stream, peer)) = listener.accept().await else {
-                        backoff().await;
-                        continue;
-                    };
-                    let _ = stream.set_nodelay(true);
-                    self.spawn(&door, Peer::Ip(peer.ip()), place, |state| tcp::serve(stream, state));
                 }
             }
             Listen::Unix(_) => {
