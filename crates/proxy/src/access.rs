@@ -44,14 +44,17 @@ struct Line {
 }
 
 impl Writer {
-    pub fn start() -> std::io::Result<Self> {
+    /// With it comes what says, by its end, that everything is written after the last writer is gone.
+    pub fn start() -> std::io::Result<(Self, Receiver<()>)> {
         let (sender, receiver) = sync_channel(MOST_WAITING);
+        let (writing, written) = sync_channel(0);
         let left_out = Arc::new(AtomicU64::new(0));
         let of_thread = Arc::clone(&left_out);
-        thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver, &of_thread))?;
-        Ok(Self { sender, left_out })
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            write_all(&receiver, &of_thread);
+            drop(writing);
+        })?;
+        Ok((Self { sender, left_out }, written))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -50,7 +51,7 @@ pub struct Director {
     /// Of each app that has one, where its access log goes.
     logs: BTreeMap<String, Arc<Log>>,
     /// There once there is something to write.
-    log_writer: Option<Writer>,
+    log_writer: Option<(Writer, Receiver<()>)>,
     /// Certificates in force, by app.
     tls: BTreeMap<String, Arc<Tls>>,
     /// In no table any more, and not yet idle.
@@ -419,7 +420,7 @@ impl Director {
                     }
                 }
             }
-            if let Some(writer) = &self.log_writer {
+            if let Some((writer, _)) = &self.log_writer {
                 self.logs.insert(app.app.clone(), Arc::new(Log::new(&app.app, log, writer.clone())));
             }
         }
@@ -521,6 +522,16 @@ impl Director {
     }
 
     // --- the end ------------------------------------------------------------------------------------------------------
+
+    /// The threads have ended: what they said of their last requests is written, if the disk takes it in time.
+    pub fn finish_logs(&mut self, bound: Duration) {
+        self.shared.snapshot.store(Arc::default());
+        self.logs.clear();
+        if let Some((writer, written)) = self.log_writer.take() {
+            drop(writer);
+            let _ = written.recv_timeout(bound);
+        }
+    }
 
     /// `for_good`: the holder shall not start another proxy.
     pub fn stop(&mut self, bound: Duration, for_good: bool) {

@@ -27,6 +27,8 @@ use crate::{listen, lock, tally};
 
 /// What is in flight at the end has this long.
 const STOP_BOUND: Duration = Duration::from_secs(30);
+/// For the last lines of access logs.
+const LOG_BOUND: Duration = Duration::from_secs(2);
 /// Between two looks whether a certificate has changed.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A proxy that was killed just now may need a moment to be gone.
@@ -119,6 +121,7 @@ async fn control_loop(
         }
     }
     accepting.abort();
+    director.borrow_mut().finish_logs(LOG_BOUND);
     Ok(())
 }
 

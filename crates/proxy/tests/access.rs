@@ -128,3 +128,14 @@ fn a_file_that_was_moved_away_is_made_anew() {
     std::thread::sleep(Duration::from_millis(1_100));
     assert_eq!(get(proxy.address, "/3").status, 200);
 }
+
+#[test]
+fn a_proxy_that_stops_has_written_every_line() {
+    let (_dir, file, mut proxy, _app) = logged(AccessFormat::Combined);
+    let mut http = Http::connect(proxy.address);
+    for _ in 0..2_000 {
+        assert_eq!(http.get("/").unwrap().status, 200);
+    }
+    proxy.stop();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 2_000);
+}
