@@ -42,7 +42,7 @@ PLANTS = [
      "lowest_floor: kept.map(|r| r.lowest_floor),", "lowest_floor: None,", ["-p", "trundle-engine", "--test", "golden"]),
     ("a head may have any number of fields", "crates/proxy/src/ask.rs",
      "head.headers.len() > route.limits.headers", "head.headers.len() > usize::MAX - route.limits.headers",
-     ["-p", "trundle-proxy", "--test", "input", "limits"]),
+     ["-p", "trundle-proxy", "--test", "corpus"]),
     ("a body may drip for ever", "crates/proxy/src/turn.rs",
      "patience.body_rate == 0", "patience.body_rate < u64::MAX", ["-p", "trundle-proxy", "--test", "input", "dripping"]),
     ("a path that leads to two apps is taken as it stands", "crates/proxy/src/sites.rs",

@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{World, counts, settings};
+use common::{World, counts, settings, template};
 use trundle_core::settings::{Listen, Maintenance};
-use trundle_core::state::Request;
+use trundle_core::state::{DeployRequest, Request, RolloutState};
 
 #[test]
 fn what_an_older_journal_does_not_say_has_its_default() {
@@ -26,8 +26,18 @@ fn a_deploy_leaves_closed_what_a_person_has_closed() {
     world.request(on.clone());
     let again = world.state.permit(&on).unwrap();
     assert_eq!((again.says.as_str(), again.commands.len()), ("web is closed for maintenance already", 0));
-    world.deploy("2");
+    // The file says nothing of it.
+    let file = settings(2, counts(1, 0));
+    let deploy = DeployRequest {
+        template: template("2"),
+        settings: file,
+        if_idle: false,
+        step: false,
+        seen_rollout: None,
+    };
+    world.request(Request::Deploy(Box::new(deploy)));
     world.run();
+    assert_eq!(world.state.last_rollout().unwrap().state, RolloutState::Succeeded);
     world.request(Request::Scale(3));
     assert_eq!(closed(&world), Some(page));
     world.request(Request::Maintenance(None));
