@@ -20,7 +20,7 @@ HELD = "Phase::Intended | Phase::Starting | Phase::Unready | Phase::Unknown)"
 
 # What must fire, the app that shows it, and the guard: file, as it stands, as it is without.
 GUARDS = [
-    ("S1", TWO, [(MOVES, "available().saturating_sub(self.floor)", "available()"),
+    ("S1", TWO, [(MOVES, "available().saturating_sub(self.floor + self.leaving)", "available().saturating_sub(self.leaving)"),
                  (MOVES, " - i64::from(self.floor) - i64::from(unproven)", " - i64::from(unproven)")]),
     ("S2", TWO, [(MOVES, "self.ceiling.saturating_sub(self.total.live() + self.started)",
                   "self.ceiling.saturating_sub(self.total.held() + self.started)")]),

@@ -81,6 +81,8 @@ pub(super) struct Pass<'a> {
     pub(super) total: Counts,
     /// Starts of this pass: they are live from now on.
     pub(super) started: u32,
+    /// Of those that are available, how many this pass takes out.
+    leaving: u32,
     pub(super) moves: Moves,
 }
 
@@ -99,6 +101,7 @@ impl<'a> Pass<'a> {
             others: state.others(),
             total: *state.totals(),
             started: 0,
+            leaving: 0,
             moves: Moves::default(),
         }
     }
@@ -311,6 +314,7 @@ impl<'a> Pass<'a> {
 
     /// A drain where requests may still run, else a stop.
     pub(super) fn take_out(&mut self, instance: InstanceKey, purpose: StopPurpose) {
+        self.leaving += u32::from(self.state.is_available(instance));
         let may_be_busy = self.state.may_be_busy(instance);
         self.moves.actions.push(if may_be_busy {
             Action::Drain { instance, purpose }
@@ -319,9 +323,9 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// How many available ones may leave.
+    /// How many available ones may leave, beside those that leave already by another rule of this pass.
     pub(super) fn spare(&self) -> u32 {
-        self.total.available().saturating_sub(self.floor)
+        self.total.available().saturating_sub(self.floor + self.leaving)
     }
 
     pub(super) fn room(&self) -> u32 {
