@@ -441,6 +441,26 @@ mod tests {
     }
 
     #[test]
+    fn the_widest_of_each_bound_is_taken() {
+        let own = Limits::default();
+        let other = Limits {
+            headers: 50,
+            body_bytes: Some(10),
+            idle_timeout_ms: 90_000,
+            body_rate: 10,
+            ..own.clone()
+        };
+        let widest = Limits::widest([&own, &other].into_iter());
+        assert_eq!(
+            widest,
+            Limits { idle_timeout_ms: 90_000, body_rate: 10, ..own.clone() },
+            "no limit is wider than any"
+        );
+        let both = Limits::widest([&other, &Limits { body_bytes: Some(20), ..own }].into_iter());
+        assert_eq!((both.body_bytes, both.headers), (Some(20), 100));
+    }
+
+    #[test]
     fn the_json_is_snake_case_and_limits_have_defaults() {
         let json = r#"{"protocol":1,"epoch":3,"number":7,"apps":[{"app":"web","listen":[{"http":"127.0.0.1:80"},
             {"unix":"/run/web.sock"}],"limits":{"headers":50},"endpoints":[{"id":"web-2-3","incarnation":"t",

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use trundle_proxy::{HolderConfig, ProxyConfig, Request, Table};
+use trundle_proxy::{HolderConfig, Listen, ProxyConfig, Request, Table};
 
 const STATE_DIR: &str = "TRUNDLE_TEST_STATE_DIR";
 
@@ -200,7 +200,7 @@ fn when_the_holder_dies_the_proxy_goes_on() {
     // New addresses are bound by the proxy itself from now on.
     let another = free_address();
     holder.table.number += 1;
-    holder.table.apps[0].listen.push(trundle_proxy::Listen::Http(another));
+    holder.table.apps[0].listen.push(Listen::Http(another));
     let table = holder.table.clone();
     holder.control.set(&table);
     assert_eq!(get(another, "/").text(), "ok");
@@ -262,9 +262,17 @@ fn sockets_of_a_service_manager_are_used() {
         shell.env(STATE_DIR, state_dir).stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::null());
         *command = shell;
     });
-    let app = Upstream::says("ok");
-    holder.serve_on(address, &app);
+    let upstream = Upstream::says("ok");
+    holder.serve_on(address, &upstream);
     assert_eq!(get(address, "/").text(), "ok");
     holder.kill_proxy();
     assert_eq!(get(address, "/").text(), "ok");
+    // What is spoken there may change: to the kernel it is the same socket, and nobody else could bind it.
+    for number in [2, 3] {
+        let mut app = app(address);
+        app.listen = vec![if number == 2 { Listen::Tcp(address) } else { Listen::Http(address) }];
+        app.endpoints = vec![routed("web-1-1", upstream.address)];
+        holder.control.set(&Table { protocol: 1, epoch: 1, number: number + 10, apps: vec![app] });
+        assert_eq!(get(address, "/").text(), "ok");
+    }
 }

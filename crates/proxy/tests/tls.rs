@@ -20,7 +20,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use trundle_proxy::{Listen, Reply, TlsFiles};
+use trundle_proxy::{App, Listen, Reply, TlsFiles};
 
 /// Writes a new certificate with its key; answers what a client has to trust.
 fn certificate(dir: &Path) -> CertificateDer<'static> {
@@ -203,4 +203,38 @@ fn who_never_shakes_hands_is_closed_in_time() {
     let mut plain = Http::connect(world.address);
     plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(plain.answer().is_none_or(|answer| answer.status == 400), "no HTTP where TLS is spoken");
+}
+
+/// Two apps on one address: each shows its own certificate, and who names nobody gets the first.
+#[test]
+fn the_certificate_is_that_of_the_name_that_is_asked_for() {
+    let (shop, blog) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let roots = [certificate(shop.path()), certificate(blog.path())];
+    let address = free_address();
+    let mut proxy = Proxy::start();
+    let (of_shop, of_blog) = (Upstream::says("shop"), Upstream::says("blog"));
+    let app = |name: &str, hosts: &[&str], dir: &Path, upstream: &Upstream| {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut app = App { app: name.to_owned(), hosts, tls: Some(files(dir)), ..App::named(name) };
+        app.listen = vec![Listen::Https(address)];
+        app.endpoints = vec![routed(&format!("{name}-1"), upstream.address)];
+        app
+    };
+    proxy.table.number += 1;
+    proxy.table.apps = vec![
+        app("blog", &["blog.test"], blog.path(), &of_blog),
+        app("shop", &["localhost"], shop.path(), &of_shop),
+    ];
+    proxy.control.set(&proxy.table);
+    run(async {
+        // The client asks for `localhost`, and trusts one of the two only.
+        let (head, body) = ask(address, &roots[0]).await;
+        assert_eq!((head.status.as_u16(), body.as_str()), (200, "shop"));
+        assert!(handshake(address, &roots[1], &[b"http/1.1"]).await.is_err(), "that is the other's");
+    });
+    // Without the app of that name the other shows what it has.
+    proxy.table.number += 1;
+    proxy.table.apps.truncate(1);
+    proxy.control.set(&proxy.table);
+    run(async { assert!(handshake(address, &roots[1], &[b"http/1.1"]).await.is_ok()) });
 }
