@@ -22,7 +22,7 @@ pub fn redirect<B>(client: &Turn, request: &Request<B>, to: SocketAddr) -> Respo
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let location = format!("https://{}{port}{path}", name.unwrap_or_else(|| to.ip().to_string()));
     let refusal = Refusal::rejected(StatusCode::PERMANENT_REDIRECT, "come with TLS\n");
-    let mut answer = Refusal { close: client.connection.wrong_head().is_some(), ..refusal }.answer(client);
+    let mut answer = Refusal { close: false, ..refusal }.answer(client);
     if let Ok(location) = HeaderValue::from_str(&location) {
         answer.headers_mut().insert(LOCATION, location);
     }

@@ -169,9 +169,12 @@ impl Turn {
     }
 
     /// No request comes after this one, and an answer that begins now says so. An early answer ends the connection too:
-    /// what is left of the body cannot be told from another request without reading it all. Streams know no such thing.
+    /// what is left of the body cannot be told from another request without reading it all. So does a head of which whoever stands
+    /// before us may have seen another end. Streams know no such thing.
     pub fn is_last(&self) -> bool {
-        !self.connection.has_streams() && (self.connection.is_closing() || self.body_open.get())
+        let connection = &self.connection;
+        !connection.has_streams()
+            && (connection.is_closing() || self.body_open.get() || connection.wrong_head().is_some())
     }
 
     // --- told by the bodies ---------------------------------------------------------------------------------------

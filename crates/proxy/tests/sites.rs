@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::*;
-use trundle_proxy::{App, Request};
+use trundle_proxy::{App, Maintenance, Request};
 
 fn texts(all: &[&str]) -> Vec<String> {
     all.iter().map(|text| (*text).to_owned()).collect()
@@ -129,4 +129,30 @@ fn apps_come_and_go_and_the_others_lose_nothing() {
     assert!(answered > 100, "{answered}");
     let stats = proxy.control.app();
     assert_eq!((stats.lost, stats.rejected), (0, 0), "{stats:?}");
+}
+
+/// Also where the answer is the proxy's own and the connection would go on.
+#[test]
+fn a_head_with_two_ends_is_the_last_of_its_connection_whoever_answers() {
+    let mut proxy = Proxy::start();
+    let (mut shop, _shop) = app_on(&proxy, "shop", &["shop.test"], &[]);
+    let challenges = tempfile::tempdir().unwrap();
+    std::fs::write(challenges.path().join("token"), "token.thumb").unwrap();
+    shop.challenges = Some(challenges.path().to_owned());
+    let two_ends = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let address = proxy.address;
+    let answered = |host: &str, path: &str, status: u16| {
+        let mut http = Http::connect(address);
+        http.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(http.answer().unwrap().status, status, "{host}{path}");
+        http.send(&format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{two_ends}"));
+        let answer = http.answer().unwrap();
+        assert!([status, 400].contains(&answer.status) && http.is_closed(), "{host}{path}: {}", answer.head);
+    };
+    set(&mut proxy, vec![shop.clone()]);
+    answered("other.test", "/", 404);
+    answered("shop.test", "/.well-known/acme-challenge/token", 200);
+    shop.maintenance = Some(Maintenance::default());
+    set(&mut proxy, vec![shop]);
+    answered("shop.test", "/", 503);
 }
