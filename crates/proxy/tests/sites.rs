@@ -139,15 +139,22 @@ fn a_head_with_two_ends_is_the_last_of_its_connection_whoever_answers() {
     let challenges = tempfile::tempdir().unwrap();
     std::fs::write(challenges.path().join("token"), "token.thumb").unwrap();
     shop.challenges = Some(challenges.path().to_owned());
-    let two_ends = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    // A line that ends in LF alone, which others take for a part of the one before, or for the end.
+    let two_ends = "X: y\nZ: z\r\n\r\n";
     let address = proxy.address;
     let answered = |host: &str, path: &str, status: u16| {
         let mut http = Http::connect(address);
         http.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         assert_eq!(http.answer().unwrap().status, status, "{host}{path}");
-        http.send(&format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{two_ends}"));
+        http.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{two_ends}"));
         let answer = http.answer().unwrap();
-        assert!([status, 400].contains(&answer.status) && http.is_closed(), "{host}{path}: {}", answer.head);
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (status, Some("close")),
+            "{host}{path}: {}",
+            answer.head
+        );
+        assert!(http.is_closed());
     };
     set(&mut proxy, vec![shop.clone()]);
     answered("other.test", "/", 404);
