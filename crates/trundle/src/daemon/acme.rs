@@ -261,9 +261,9 @@ impl Drop for Answers {
     }
 }
 
+/// Nothing else: authorities allow few new accounts, and one that is refused for another reason is no reason for the next.
 fn is_about_the_account(problem: &instant_acme::Problem) -> bool {
-    let about = ["accountDoesNotExist", "unauthorized", "malformed"];
-    problem.r#type.as_deref().is_some_and(|kind| about.iter().any(|word| kind.ends_with(word)))
+    problem.r#type.as_deref().is_some_and(|kind| kind.ends_with(":accountDoesNotExist"))
 }
 
 /// The account of before, or a new one: for each directory and contact one. Ordering one agrees to the authority's terms.
