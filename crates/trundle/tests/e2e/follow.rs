@@ -90,6 +90,7 @@ fn when_the_reader_has_left_only_who_follows_says_that_something_goes_on() {
         drop(child.stdout.take());
         child.wait().unwrap().code()
     };
+    wait_for("something to show", 10, || (!site.run(&["logs"]).stdout.is_empty()).then_some(()));
     for command in [&["history"][..], &["status", "--json"], &["logs"], &["status", "--watch"]] {
         assert_eq!(code(command), Some(141), "{command:?}");
     }
