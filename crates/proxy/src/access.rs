@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -275,7 +275,7 @@ impl Open {
 
 /// Whether the file that is open is the one of that name.
 fn is_at(file: &File, path: &Path) -> bool {
-    let named = fs::metadata(PathBuf::from(path)).map(|metadata| (metadata.dev(), metadata.ino()));
+    let named = fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
     let open = file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
     matches!((named, open), (Ok(named), Ok(open)) if named == open)
 }

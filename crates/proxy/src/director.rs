@@ -407,7 +407,7 @@ impl Director {
         Snapshot { apps, sites }
     }
 
-    /// A log that cannot be written is no reason to refuse a table: the writer says so, again and again.
+    /// A log that cannot be written is no reason to refuse a table: the writer says so in the proxy's own log.
     fn open_logs(&mut self, table: &Table) {
         self.logs.clear();
         for app in &table.apps {

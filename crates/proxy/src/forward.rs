@@ -86,6 +86,9 @@ async fn answer(
     };
     client.belongs_to(&route.limits);
     let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
+    if let Some(log) = &route.log {
+        client.logs_as(Entry::of(log, &request, connection, started));
+    }
     if let Some(folder) = &route.challenges
         && let Some(text) = challenge::find(request.uri().path(), folder)
     {
@@ -95,9 +98,6 @@ async fn answer(
     if let Some(to) = route.secure.redirect_to.filter(|_| !connection.is_secure) {
         count(AppCell::Rejected);
         return Ok(refusal::redirect(&client, &request, to));
-    }
-    if let Some(log) = &route.log {
-        client.logs_as(Entry::of(log, &request, connection, started));
     }
     if let Some(closed) = &route.closed {
         count(AppCell::Rejected);

@@ -90,6 +90,17 @@ fn each_request_has_a_line_that_says_what_became_of_it() {
 }
 
 #[test]
+fn a_client_that_is_sent_to_tls_has_a_line_as_well() {
+    let (_dir, file, mut proxy, app) = logged(AccessFormat::Json);
+    proxy.table.apps[0].redirect_to = Some("127.0.0.1:443".parse().unwrap());
+    proxy.route(vec![routed("a", app.address)]);
+    assert_eq!(Http::connect(proxy.address).get("/plain").unwrap().status, 308);
+    let line: Value = serde_json::from_str(&lines(&file, 1)[0]).unwrap();
+    assert_eq!(line["target"], "/plain", "{line}");
+    assert_eq!((&line["status"], &line["outcome"]), (&308.into(), &"rejected".into()), "{line}");
+}
+
+#[test]
 fn one_that_fails_is_named_too() {
     let (_dir, file, mut proxy, _app) = logged(AccessFormat::Json);
     let dead = Upstream::start(|_, _| false);
