@@ -43,6 +43,9 @@ const FIRST_READ: usize = 8 * 1024;
 const FRESH: Duration = Duration::from_secs(1);
 pub const NEVER: Duration = Duration::from_secs(86_400);
 
+/// So long a connection that waits may wait for its next request when another proxy has taken over: the answer to that says
+/// that it is the last. A client that had just sent it would lose it on a connection that closes.
+const LAST_WAIT: Duration = Duration::from_secs(10);
 /// A client of HTTP/2 that waits and is told to go has so long to answer.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -100,6 +103,8 @@ pub struct Connection {
     /// An answer was given to hyper and is not flushed.
     answer_pending: Cell<bool>,
     closing: Cell<bool>,
+    /// It closes only behind its next answer.
+    one_more: Cell<bool>,
     killed: Cell<bool>,
     /// A WebSocket that was agreed to: it begins where HTTP has ended.
     tunnel: RefCell<Option<Tunnel>>,
@@ -133,6 +138,7 @@ impl Connection {
             buffered: RefCell::default(),
             answer_pending: Cell::default(),
             closing: Cell::default(),
+            one_more: Cell::default(),
             killed: Cell::default(),
             tunnel: RefCell::default(),
             waker: RefCell::default(),
@@ -253,6 +259,17 @@ impl Connection {
 
     /// Close once the present request is answered, or at once if there is none.
     pub fn close_when_idle(&self) {
+        self.one_more.set(false);
+        self.close();
+    }
+
+    /// Close once the present request is answered, or, if there is none, the next one.
+    pub fn close_after_next(&self) {
+        self.one_more.set(true);
+        self.close();
+    }
+
+    fn close(&self) {
         self.closing.set(true);
         if self.is_idle() {
             // From here on it has a moment to take that in.
@@ -292,6 +309,19 @@ impl Connection {
 
     pub fn is_killed(&self) -> bool {
         self.killed.get()
+    }
+
+    /// HTTP/1.1: whether its end may be said now. Not within a head, which would be thrown away with it; nor, where the client
+    /// shall hear of it, behind an answer that did not say so.
+    fn may_be_ended(&self) -> bool {
+        match self.phase.get() {
+            Phase::Idle(_) => !self.one_more.get(),
+            Phase::Head(_) => false,
+            Phase::Busy if self.one_more.get() => {
+                !self.answer_pending.get() && !self.live_turns().iter().any(|turn| turn.is_answering())
+            }
+            Phase::Busy => true,
+        }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -369,6 +399,7 @@ impl Connection {
         let idle = self.idle_timeout();
         let of_phase = match self.phase.get() {
             Phase::Idle(since) if self.has_streams() && self.closing.get() => Some(since + GOODBYE),
+            Phase::Idle(since) if self.one_more.get() => Some(since + idle.min(LAST_WAIT)),
             Phase::Idle(since) => Some(since + idle),
             Phase::Head(since) => Some(since + Duration::from_millis(self.limits.header_timeout_ms)),
             Phase::Busy => None,
@@ -415,7 +446,8 @@ impl Connection {
         match result {
             _ if self.has_long_line() => Verdict::CloseLine,
             Ok(()) if self.tunnel.borrow().is_some() => Verdict::Tunnel,
-            Ok(()) if self.body_is_open() => Verdict::Linger,
+            // Where it may ask once more, it may have asked twice.
+            Ok(()) if self.body_is_open() || self.one_more.get() => Verdict::Linger,
             // It has said 400 or 431, and more of the head may be on its way.
             Err(error) if error.is_parse() => Verdict::Linger,
             Ok(()) | Err(_) => Verdict::Close,
@@ -511,7 +543,7 @@ where
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(state.last_verdict(&result));
             }
-            if state.closing.get() && !told_to_close {
+            if state.closing.get() && state.may_be_ended() && !told_to_close {
                 told_to_close = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 continue;

@@ -31,6 +31,9 @@ pub enum Request {
     SetTable(Table),
     /// Answered by `Stats`.
     Stats,
+    /// Let this program take over, and finish what is in flight. Answered by the end of the connection once it has, or by
+    /// `KeptOn`.
+    Upgrade { program: PathBuf },
     /// Stop accepting, finish what is in flight within a bound, and end. Answered by the end of the connection.
     Stop,
 }
@@ -41,12 +44,19 @@ pub enum Reply {
     Hello {
         protocol: u32,
         pid: u32,
+        /// The file that it runs, as [`crate::identity`] says it.
+        #[serde(default)]
+        program: String,
     },
     Acked {
         epoch: u64,
         number: u64,
     },
     Refused {
+        reason: String,
+    },
+    /// The program that was to take over could not: this proxy serves on.
+    KeptOn {
         reason: String,
     },
     /// An endpoint that is `Draining` or `Cut` has nothing in flight and gets nothing any more, as long as tables keep it
@@ -89,6 +99,7 @@ pub struct Client {
     receiver: ClientReceiver,
     pid: u32,
     protocol: u32,
+    program: String,
 }
 
 /// Sends requests; may live in another task than the receiver.
@@ -109,8 +120,8 @@ impl Client {
         let mut receiver = ClientReceiver(LineReader::new(read));
         sender.send(&Request::Hello { protocol: PROTOCOL }).await?;
         match receiver.recv().await? {
-            Some(Reply::Hello { protocol, pid }) if protocol_accepted(protocol) => {
-                Ok(Self { sender, receiver, pid, protocol })
+            Some(Reply::Hello { protocol, pid, program }) if protocol_accepted(protocol) => {
+                Ok(Self { sender, receiver, pid, protocol, program })
             }
             Some(Reply::Hello { protocol, .. }) => Err(ClientError::Protocol { theirs: protocol }),
             other => Err(ClientError::Unexpected(format!("{other:?}"))),
@@ -121,6 +132,12 @@ impl Client {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The file that the proxy runs, as [`crate::identity`] says it.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.program
     }
 
     /// The protocol that the proxy speaks.

@@ -4,22 +4,27 @@
 //! first word says what it is, the next 32 hold its key. A row is bound by writing the key first and its kind last, so a
 //! death in between leaves a free row. Requests add to atomics only; binding, folding and freeing belong to one thread.
 //!
-//! What was in flight when a process died is moved to the app's `proxy_killed` by its successor exactly once: the move
-//! is written down in the header as absolute values before it is made, and done again if the successor dies in it.
+//! While a proxy that was replaced finishes, two and more processes have the file mapped. Each counts what it has in flight
+//! in words of its own slot; the flag of an endpoint is one for all, and stands here too. Only the process that serves binds.
+//!
+//! What was in flight when a process died is moved to the app's `proxy_killed` by the one that serves exactly once: the move
+//! is written down in the header as absolute values before it is made, and done again if that one dies in it.
 
+mod bind;
 mod settle;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::classes::{AppCell, VersionCell};
+use crate::slots::Slot;
 use crate::stats::{BUCKETS, Histogram, bucket_of};
 use crate::sys::Words;
 
@@ -38,7 +43,7 @@ const WORDS: usize = ENDPOINTS_AT + ENDPOINT_ROWS * ENDPOINT_ROW_WORDS;
 
 // Header.
 const CLOCK: usize = 2; // rises with each binding, to find the row that was bound longest ago
-const INTENT_ROW: usize = 3; // 1 + endpoint row that is being settled, 0 for none
+const INTENT_ROW: usize = 3; // 1 + endpoint row that is being settled + its slot * ENDPOINT_ROWS, 0 for none
 const INTENT_APP: usize = 4; // the app row that gets it
 const INTENT_VALUE: usize = 5; // what its `proxy_killed` will be
 
@@ -48,6 +53,9 @@ const KEY: usize = 1;
 const BOUND_AT: usize = KEY + KEY_WORDS;
 const CELLS: usize = BOUND_AT + 1;
 const HISTOGRAM: usize = VERSION_ROW_WORDS - BUCKETS;
+// Of an endpoint's row, behind what is in flight in the first slot, the requests, and what was cut.
+const FLAG: usize = CELLS + 3;
+const OTHER_SLOTS: usize = FLAG; // the slots from 1 on follow it
 
 const KIND_FREE: u64 = 0;
 const KIND_APP: u64 = 1;
@@ -74,17 +82,28 @@ impl EndpointRow {
 /// The mapped file.
 pub struct Counts {
     words: Words,
+    /// Whose words in flight are ours.
+    slot: Slot,
+}
+
+const fn in_flight_word(slot: usize) -> usize {
+    if slot == 0 { CELLS } else { OTHER_SLOTS + slot }
 }
 
 impl Counts {
-    /// Opens the file, or makes a new one. A foreign or damaged file is replaced, and the note says so. What was in
-    /// flight when the last process died is settled here.
-    pub fn open(path: &Path) -> io::Result<(Self, Option<String>)> {
+    /// Opens the file, or makes a new one. A foreign or damaged file is replaced, and the note says so. What was in flight
+    /// in the processes that have died is settled here. For the one that serves, or where nobody does.
+    pub fn open(
+        path: &Path,
+        slot: Slot,
+        is_alive: impl Fn(Slot) -> bool,
+    ) -> io::Result<(Self, Option<String>)> {
         let mut note = None;
         if path.exists() {
-            match Self::map_existing(path) {
+            match Self::map_existing(path, slot) {
                 Ok(counts) => {
-                    counts.settle_killed();
+                    // Nobody has counted in ours since we took it.
+                    counts.settle_killed(|of| of == slot || !is_alive(of));
                     return Ok((counts, None));
                 }
                 Err(error) => {
@@ -98,28 +117,33 @@ impl Counts {
                 }
             }
         }
-        Ok((Self::create(path)?, note))
+        Ok((Self::create(path, slot)?, note))
     }
 
-    fn map_existing(path: &Path) -> io::Result<Self> {
+    /// Whether a process of this release can go on with the file, if there is one.
+    pub fn check(path: &Path) -> io::Result<()> {
+        if path.exists() { Self::map_existing(path, Slot::FIRST).map(drop) } else { Ok(()) }
+    }
+
+    fn map_existing(path: &Path, slot: Slot) -> io::Result<Self> {
         let file = open_file(path, false)?;
         if file.metadata()?.len() != WORDS as u64 * 8 {
             return Err(io::Error::other("its size is wrong"));
         }
         // One of an earlier release may have holes. No room for them: it is mapped as it is, it has served until now.
         let _ = allocate(&file);
-        let counts = Self { words: Words::map(&file, WORDS)? };
+        let counts = Self { words: Words::map(&file, WORDS)?, slot };
         if counts.word(0).load(Relaxed) != MAGIC || counts.word(1).load(Relaxed) != LAYOUT {
             return Err(io::Error::other("its header is wrong"));
         }
         Ok(counts)
     }
 
-    fn create(path: &Path) -> io::Result<Self> {
+    fn create(path: &Path, slot: Slot) -> io::Result<Self> {
         let file = open_file(path, true)?;
         file.set_len(WORDS as u64 * 8)?;
         allocate(&file)?;
-        let counts = Self { words: Words::map(&file, WORDS)? };
+        let counts = Self { words: Words::map(&file, WORDS)?, slot };
         counts.word(1).store(LAYOUT, Relaxed);
         counts.word(0).store(MAGIC, Release);
         Ok(counts)
@@ -160,8 +184,30 @@ impl Counts {
         self.word(at + HISTOGRAM + bucket_of(us)).fetch_add(1, Relaxed);
     }
 
+    /// What this process has in flight there.
     pub fn in_flight(&self, row: EndpointRow) -> &AtomicU64 {
-        self.word(Self::endpoint_at(row) + CELLS)
+        self.in_flight_of(row, self.slot)
+    }
+
+    fn in_flight_of(&self, row: EndpointRow, slot: Slot) -> &AtomicU64 {
+        self.word(Self::endpoint_at(row) + in_flight_word(slot.index()))
+    }
+
+    /// What all processes have.
+    #[must_use]
+    pub fn in_flight_in_all(&self, row: EndpointRow) -> u64 {
+        Slot::all().map(|slot| self.in_flight_of(row, slot).load(SeqCst)).sum()
+    }
+
+    /// See [`crate::endpoint`].
+    pub fn flag(&self, row: EndpointRow) -> &AtomicU64 {
+        self.word(Self::endpoint_at(row) + FLAG)
+    }
+
+    /// Differs with each binding of the row.
+    #[must_use]
+    pub fn binding(&self, row: EndpointRow) -> u64 {
+        self.word(Self::endpoint_at(row) + BOUND_AT).load(Relaxed)
     }
 
     pub fn requests(&self, row: EndpointRow) -> &AtomicU64 {
@@ -218,105 +264,6 @@ impl Counts {
             .collect()
     }
 
-    // --- binding (one thread) -----------------------------------------------------------------------------------
-
-    /// The row of an app, bound if it was not. `in_use` says which rows may not be taken from their owner.
-    pub fn bind_app(&self, app: &str, in_use: &[VersionRow]) -> Option<VersionRow> {
-        self.bind_version_row(KIND_APP, app, in_use)
-    }
-
-    /// The row of a version of an app.
-    pub fn bind_version(&self, app: &str, version: &str, in_use: &[VersionRow]) -> Option<VersionRow> {
-        self.bind_version_row(KIND_VERSION, &format!("{app}\0{version}"), in_use)
-    }
-
-    fn bind_version_row(&self, kind: u64, key: &str, in_use: &[VersionRow]) -> Option<VersionRow> {
-        let rows = (0..VERSION_ROWS as u32).map(VersionRow);
-        let kind_of = |row: VersionRow| self.word(Self::version_at(row)).load(Relaxed);
-        let bound_at = |row: &VersionRow| self.word(Self::version_at(*row) + BOUND_AT).load(Relaxed);
-        let found = rows.clone().find(|row| kind_of(*row) == kind && self.key(Self::version_at(*row)) == key);
-        if let Some(row) = found {
-            self.word(Self::version_at(row) + BOUND_AT).store(self.tick(), Relaxed);
-            return Some(row);
-        }
-        let free = rows.clone().find(|row| kind_of(*row) == KIND_FREE);
-        let row = free.or_else(|| {
-            // Versions first: an app's row carries the classes. Of these, the one that was bound longest ago.
-            let evictable = |kind| rows.clone().filter(move |r| kind_of(*r) == kind && !in_use.contains(r));
-            evictable(KIND_VERSION).min_by_key(bound_at).or_else(|| evictable(KIND_APP).min_by_key(bound_at))
-        })?;
-        self.forget(row);
-        self.write_row(Self::version_at(row), VERSION_ROW_WORDS, kind, key);
-        Some(row)
-    }
-
-    /// Keeps the answers of a version in its app's sum before its row goes to another.
-    fn forget(&self, row: VersionRow) {
-        if self.word(Self::version_at(row)).load(Relaxed) != KIND_VERSION {
-            return;
-        }
-        let key = self.key(Self::version_at(row));
-        let app = key.split('\0').next().unwrap_or_default();
-        if let Some((_, app_row)) = self.apps().into_iter().find(|(name, _)| name == app) {
-            self.app_cell(app_row, AppCell::Forgotten).fetch_add(self.answers(row), Relaxed);
-        }
-    }
-
-    /// The row of an endpoint, by app, id and incarnation; `None` when all are taken.
-    pub fn bind_endpoint(&self, app: &str, id: &str, incarnation: &str) -> Option<EndpointRow> {
-        let key = format!("{app}\0{id}\0{incarnation}");
-        let mut free = None;
-        for row in (0..ENDPOINT_ROWS as u32).map(EndpointRow) {
-            let at = Self::endpoint_at(row);
-            match self.word(at).load(Relaxed) {
-                KIND_ENDPOINT if self.key(at) == key => return Some(row),
-                KIND_FREE if free.is_none() => free = Some(row),
-                _ => {}
-            }
-        }
-        let row = free?;
-        self.write_row(Self::endpoint_at(row), ENDPOINT_ROW_WORDS, KIND_ENDPOINT, &key);
-        Some(row)
-    }
-
-    /// Gives a row back. Nothing is in flight in it, but for a claim that is about to find its endpoint removed.
-    pub fn free_endpoint(&self, row: EndpointRow) {
-        self.word(Self::endpoint_at(row)).store(KIND_FREE, Release);
-    }
-
-    /// Frees the rows of endpoints that nobody claims: those a dead process had bound and the table no longer names.
-    pub fn free_endpoints_except(&self, kept: &[EndpointRow]) {
-        for row in (0..ENDPOINT_ROWS as u32).map(EndpointRow) {
-            if self.word(Self::endpoint_at(row)).load(Relaxed) == KIND_ENDPOINT && !kept.contains(&row) {
-                self.free_endpoint(row);
-            }
-        }
-    }
-
-    fn tick(&self) -> u64 {
-        self.word(CLOCK).fetch_add(1, Relaxed) + 1
-    }
-
-    fn write_row(&self, at: usize, words: usize, kind: u64, key: &str) {
-        self.word(at + KIND).store(KIND_FREE, Release);
-        // The requests in flight are left as they are, which is 0: a request that still looks at a removed endpoint may
-        // add one and take it back at this very moment, and a store in between would make that -1.
-        let kept = if kind == KIND_ENDPOINT { Some(at + CELLS) } else { None };
-        for word in (at + 1..at + words).filter(|word| Some(*word) != kept) {
-            self.word(word).store(0, Relaxed);
-        }
-        let bytes = key.as_bytes();
-        debug_assert!(bytes.len() < KEY_WORDS * 8, "names are bounded by Table::validate");
-        self.word(at + KEY).store(bytes.len() as u64, Relaxed);
-        for (n, chunk) in bytes.chunks(8).take(KEY_WORDS - 1).enumerate() {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.word(at + KEY + 1 + n).store(u64::from_le_bytes(word), Relaxed);
-        }
-        self.word(at + BOUND_AT).store(self.tick(), Relaxed);
-        self.word(at + KIND).store(kind, Release);
-    }
-
     fn key(&self, at: usize) -> String {
         let len = (self.word(at + KEY).load(Relaxed) as usize).min((KEY_WORDS - 1) * 8);
         let mut bytes: Vec<u8> = (0..len.div_ceil(8))
@@ -324,6 +271,14 @@ impl Counts {
             .collect();
         bytes.truncate(len);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[cfg(test)]
+impl Counts {
+    /// As the only process.
+    pub fn alone(path: &Path) -> Self {
+        Self::open(path, Slot::FIRST, |_| false).unwrap().0
     }
 }
 
@@ -344,7 +299,6 @@ fn allocate(file: &File) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
-    use std::sync::atomic::Ordering::SeqCst;
 
     /// On a full disk a store into a hole would be SIGBUS, and the traffic would stop.
     #[test]
@@ -365,7 +319,7 @@ mod tests {
     }
 
     fn open(path: &Path) -> Counts {
-        Counts::open(path).unwrap().0
+        Counts::alone(path)
     }
 
     #[test]
@@ -388,23 +342,8 @@ mod tests {
         let path = dir.path().join("proxy-counts");
         for content in [&b"hello"[..], &vec![0xff; WORDS * 8]] {
             fs::write(&path, content).unwrap();
-            let (_, note) = Counts::open(&path).unwrap();
+            let (_, note) = Counts::open(&path, Slot::FIRST, |_| false).unwrap();
             assert!(note.unwrap().contains("moved to"));
         }
-    }
-
-    #[test]
-    fn rows_are_reused_oldest_first_and_the_sum_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let counts = open(&dir.path().join("proxy-counts"));
-        let app = counts.bind_app("web", &[]).unwrap();
-        let first = counts.bind_version("web", "0", &[app]).unwrap();
-        counts.answered(first, Duration::ZERO, 200);
-        for n in 1..VERSION_ROWS {
-            counts.bind_version("web", &n.to_string(), &[app]).unwrap();
-        }
-        assert!(counts.versions_of("web").iter().all(|(version, _)| version != "0"));
-        assert_eq!(counts.app_cell(app, AppCell::Forgotten).load(SeqCst), 1);
-        assert!(counts.bind_endpoint(&"a".repeat(100), &"b".repeat(72), &"c".repeat(72)).is_some());
     }
 }

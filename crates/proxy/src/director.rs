@@ -6,9 +6,10 @@
 mod drains;
 mod prepare;
 mod snapshots;
+mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -25,7 +26,8 @@ use crate::hold::Hold;
 use crate::holding::Sockets;
 use crate::open::Open;
 use crate::settle::Settling;
-use crate::store::TableFile;
+use crate::slots::Slot;
+use crate::store::{self, TableFile};
 use crate::table::{App, Listen, Table};
 use crate::tls::Tls;
 use crate::worker::{Command, Door, Shared};
@@ -40,7 +42,10 @@ pub struct Director {
     pub table: Table,
     /// Woken when an endpoint on its way out has become idle.
     pub idle: Arc<Notify>,
+    state_dir: PathBuf,
     file: TableFile,
+    /// Of the file, when a table of another process was last taken from it.
+    followed: Option<store::Stamp>,
     sockets: Sockets,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     doors: BTreeMap<Listen, Door>,
@@ -62,12 +67,17 @@ pub struct Director {
     /// Whose drain has been told under the present table.
     told: BTreeSet<Key>,
     subscribers: Vec<(mpsc::Sender<Reply>, AbortHandle)>,
+    /// Other processes that had something in flight when last looked at.
+    others: Vec<Slot>,
+    /// Another proxy shall take over; who asked for it.
+    successor_asked_by: Option<mpsc::Sender<Reply>>,
     stopping: bool,
 }
 
 impl Director {
     pub fn new(
         state_dir: &Path,
+        slot: Slot,
         shared: Arc<Shared>,
         sockets: Sockets,
         workers: Vec<mpsc::UnboundedSender<Command>>,
@@ -76,7 +86,9 @@ impl Director {
             shared,
             table: Table::default(),
             idle: Arc::new(Notify::new()),
+            state_dir: state_dir.to_owned(),
             file: TableFile::new(state_dir),
+            followed: None,
             sockets,
             workers,
             doors: BTreeMap::new(),
@@ -90,6 +102,8 @@ impl Director {
             settling: Settling::default(),
             told: BTreeSet::new(),
             subscribers: Vec::new(),
+            others: Slot::all().filter(|other| *other != slot && other.is_taken(state_dir)).collect(),
+            successor_asked_by: None,
             stopping: false,
         }
     }

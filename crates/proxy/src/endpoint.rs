@@ -18,10 +18,17 @@
 //! The news of the last request ending is not lost either. The request does R1 `in_flight -= 1`, R2 read state; if
 //! R1 left 0 and R2 reads Draining it wakes the control thread. Either R1 < D2, and D2 sees it, or D1 < D2 < R1 < R2, and
 //! R2 sees the flag.
+//!
+//! The same holds over processes. While a proxy that was replaced finishes, its requests go by the same flag, which stands
+//! in the shared file of counts and which only the process that serves sets, and D2 reads what each process has in flight, one
+//! after the other, all of it after D1. The news of a last request in another process comes with the next look.
+//!
+//! A row may go to another endpoint while another process still looks at this one; so the flag has the row's binding
+//! beside it, and with a binding that is not its own an endpoint is removed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use http::HeaderValue;
 use tokio::sync::Notify;
@@ -29,9 +36,12 @@ use tokio::sync::Notify;
 use crate::counts::{Counts, EndpointRow, VersionRow};
 use crate::table::{Endpoint, EndpointState, Protocol};
 
+/// The lowest bits of the word, below the binding.
+const FLAG_BITS: u32 = 8;
+
 /// What an endpoint's flag says. `Removed` is not in any table: it is the absence from one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u64)]
 pub enum Flag {
     Routed = 0,
     Unready = 1,
@@ -64,7 +74,8 @@ pub struct LiveEndpoint {
     pub version_row: VersionRow,
     pub row: EndpointRow,
     pub counts: Arc<Counts>,
-    flag: AtomicU8,
+    /// Of its row, while it is the endpoint's.
+    binding: u64,
     /// What it had was cut, whatever its flag says by now: an instance may be gone before each thread has looked.
     was_cut: AtomicBool,
     /// Streams of it whose clients were asked to come again.
@@ -85,8 +96,10 @@ pub struct Rows {
 }
 
 impl LiveEndpoint {
+    /// Nothing may be claimed before the table that names it is in force: a row that was just bound says Removed.
     pub fn new(app: Arc<str>, endpoint: &Endpoint, rows: Rows, idle: Arc<Notify>) -> Self {
         Self {
+            binding: rows.counts.binding(rows.endpoint),
             app,
             id: endpoint.id.clone(),
             incarnation: endpoint.incarnation.clone(),
@@ -98,8 +111,6 @@ impl LiveEndpoint {
             version_row: rows.version,
             row: rows.endpoint,
             counts: rows.counts,
-            // Nothing may be claimed before the table that names it is in force.
-            flag: AtomicU8::new(Flag::Removed as u8),
             was_cut: AtomicBool::new(false),
             told: AtomicU64::new(0),
             greeted: AtomicBool::new(false),
@@ -109,7 +120,11 @@ impl LiveEndpoint {
 
     #[must_use]
     pub fn flag(&self) -> Flag {
-        match self.flag.load(SeqCst) {
+        let word = self.counts.flag(self.row).load(SeqCst);
+        if word >> FLAG_BITS != self.binding {
+            return Flag::Removed;
+        }
+        match word & ((1 << FLAG_BITS) - 1) {
             0 => Flag::Routed,
             1 => Flag::Unready,
             2 => Flag::Draining,
@@ -118,12 +133,17 @@ impl LiveEndpoint {
         }
     }
 
-    /// D1. Read `in_flight` only after it.
+    /// D1. Read `in_flight` only after it. For the process that serves.
     pub fn set_flag(&self, flag: Flag) {
         if flag == Flag::Cut {
-            self.was_cut.store(true, SeqCst);
+            self.note_cut();
         }
-        self.flag.store(flag as u8, SeqCst);
+        self.counts.flag(self.row).store(self.binding << FLAG_BITS | flag as u64, SeqCst);
+    }
+
+    /// A table says that what it has is cut.
+    pub fn note_cut(&self) {
+        self.was_cut.store(true, SeqCst);
     }
 
     #[must_use]
@@ -140,10 +160,16 @@ impl LiveEndpoint {
         self.told.load(Relaxed)
     }
 
-    /// D2.
+    /// D2: in all processes.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.counts.in_flight(self.row).load(SeqCst)
+        self.counts.in_flight_in_all(self.row)
+    }
+
+    /// Its row is still its own.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.counts.binding(self.row) == self.binding
     }
 
     /// It waits for its first request.
@@ -227,7 +253,7 @@ pub mod tests {
     #[test]
     fn zero_seen_after_the_flag_means_that_nothing_gets_in() {
         let dir = tempfile::tempdir().unwrap();
-        let counts = Arc::new(Counts::open(&dir.path().join("c")).unwrap().0);
+        let counts = Arc::new(Counts::alone(&dir.path().join("c")));
         let endpoint = endpoint(&counts, "web-1-1", "127.0.0.1:1");
         for _ in 0..2_000 {
             endpoint.set_flag(Flag::Routed);

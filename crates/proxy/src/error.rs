@@ -12,6 +12,12 @@ pub enum ProxyError {
     #[error("another proxy serves the state directory {path}{}; stop it with `trundle down`", .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     AlreadyRunning { path: PathBuf, pid: Option<u32> },
     #[error(
+        "the proxies before this one still finish what they have, and there are too many of them; try again when one has ended"
+    )]
+    TooManyFinish,
+    #[error("it cannot take over: {0}")]
+    CannotTakeOver(String),
+    #[error(
         "cannot listen on the control socket {path}: {source}; a path has at most 107 bytes: use a shorter state directory"
     )]
     ControlSocket { path: PathBuf, source: io::Error },

@@ -44,6 +44,10 @@ use crate::upgrade;
 /// Between two tries to reach somebody who is in the table.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// A proxy that finishes may be a table behind the one that serves: so often it looks, and so long it waits each time.
+const MOST_BEHIND: u32 = 20;
+const LOOK_BEHIND: Duration = Duration::from_millis(25);
+
 /// The client is gone: there is nobody to answer.
 #[derive(Debug, Error)]
 #[error("the client has gone away")]
@@ -164,6 +168,7 @@ async fn forward(
     // A kept connection failed: from then on only new ones are used.
     let mut stale = false;
     let mut held = None;
+    let mut behind = 0;
     loop {
         let claim =
             if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
@@ -173,6 +178,13 @@ async fn forward(
             match newest {
                 Some(newest) if !tried.is_full() && !Arc::ptr_eq(&newest, &route) => {
                     route = newest;
+                    continue;
+                }
+                Some(newest) if worker.finishes() && behind < MOST_BEHIND => {
+                    behind += 1;
+                    let _ = tokio::time::timeout(LOOK_BEHIND, worker.changed.notified()).await;
+                    route = newest;
+                    tried = Tried::default();
                     continue;
                 }
                 Some(newest) if hold(connection, &newest, &mut held).await => {

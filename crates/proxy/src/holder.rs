@@ -1,29 +1,30 @@
 //! The holder: a tiny process that owns the listening sockets and keeps a proxy running.
 //!
 //! When the proxy dies, connections wait in the kernel's queue for the few milliseconds until the next one serves: none
-//! is refused. One thread, one poll loop, no async runtime; it parses nothing that comes from a client. It must never
-//! give up as long as it is not told to stop.
+//! is refused. When it is to be replaced by another file of the program, the next one is started beside it and says that it
+//! could serve; then the one before stops to accept, the next one serves, and the one before finishes what it has. One thread,
+//! one poll loop, no async runtime; it parses nothing that comes from a client. It must never give up as long as it is not told to stop.
+
+mod child;
+mod given;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use trundle_crashpoint::crash_point;
 
 use crate::HolderConfig;
 use crate::error::ProxyError;
-use crate::holding::{self, Answer, Ask, HOLDER_FD};
+use crate::holding::{self, Answer, Ask};
 use crate::table::Listen;
-use crate::{listen, lock, sys};
+use crate::{listen, lock};
+use child::{Proxy, Role};
 
 /// A proxy that dies sooner than this after its start is started again only after a pause.
 const TOO_SOON: Duration = Duration::from_secs(1);
@@ -37,39 +38,35 @@ struct Holder {
     sockets: BTreeMap<Listen, OwnedFd>,
     /// Sockets of the service manager; never closed before the end.
     given: Vec<(Listen, OwnedFd)>,
-    proxy: Option<Proxy>,
+    /// At most one of them serves, at most one is to succeed it.
+    proxies: Vec<Proxy>,
+    /// Why there is no successor, for the one who asked for it.
+    no_successor: String,
     pause: Duration,
     stopping: bool,
-}
-
-/// A running proxy.
-struct Proxy {
-    child: Child,
-    pidfd: OwnedFd,
-    socket: OwnedFd,
-    since: Instant,
 }
 
 /// Holds and restarts until SIGTERM, SIGINT, or a proxy that was told to stop for good.
 pub fn run(config: HolderConfig) -> Result<(), ProxyError> {
     // First: descriptors that came by number must be taken before others are opened.
-    let given = given_sockets();
+    let given = given::sockets();
     let _lock = lock::take(&config.state_dir, crate::HOLDER_LOCK, Duration::ZERO)?;
-    note_given(&config.state_dir, &given);
+    given::note(&config.state_dir, &given);
     let (signals, sender) = UnixStream::pair().map_err(ProxyError::Holder)?;
     for signal in [SIGTERM, SIGINT] {
         let sender = sender.try_clone().map_err(ProxyError::Holder)?;
         signal_hook::low_level::pipe::register(signal, sender).map_err(ProxyError::Holder)?;
     }
+    let first = Proxy::spawn(&config, &config.program, Role::Serves)?;
     let mut holder = Holder {
         config,
         sockets: BTreeMap::new(),
         given,
-        proxy: None,
+        proxies: vec![first],
+        no_successor: String::new(),
         pause: Duration::ZERO,
         stopping: false,
     };
-    holder.proxy = Some(holder.spawn()?);
     let result = holder.run_loop(&signals);
     holder.let_go();
     result.map_err(ProxyError::Holder)
@@ -78,110 +75,133 @@ pub fn run(config: HolderConfig) -> Result<(), ProxyError> {
 impl Holder {
     fn run_loop(&mut self, signals: &UnixStream) -> io::Result<()> {
         loop {
-            let Some(proxy) = &self.proxy else {
-                if self.stopping || wait(&[signals.as_fd()], Some(self.pause))?[0] {
-                    return Ok(());
+            if self.stopping {
+                return self.end_all();
+            }
+            let pause = self.serving().is_none().then_some(self.pause);
+            // The last word of one that ends counts, so its socket is looked at before its end.
+            let mut of: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
+            for proxy in &self.proxies {
+                of.push(proxy.pidfd.as_fd());
+                // One that finishes has nothing to ask.
+                of.push(if proxy.role == Role::Finishes {
+                    proxy.pidfd.as_fd()
+                } else {
+                    proxy.socket.as_fd()
+                });
+            }
+            let ready = wait(&of, pause)?;
+            if ready[0] {
+                self.stopping = true;
+                continue;
+            }
+            let known = self.proxies.len();
+            (0..known).filter(|n| ready[2 + 2 * n]).for_each(|n| self.answer(n));
+            (0..known).rev().filter(|n| ready[1 + 2 * n]).for_each(|n| self.bury(n));
+            if self.serving().is_none() && pause.is_some() && !ready.contains(&true) {
+                self.start_again();
+            }
+        }
+    }
+
+    fn serving(&self) -> Option<usize> {
+        self.proxies.iter().position(|proxy| proxy.role == Role::Serves)
+    }
+
+    fn successor(&self) -> Option<usize> {
+        self.proxies.iter().position(|proxy| proxy.role.is_successor())
+    }
+
+    /// Nobody shall wait in a queue that nobody will serve.
+    fn end_all(&mut self) -> io::Result<()> {
+        self.let_go();
+        // One that was told to stop for good is on its way already; a second word changes nothing.
+        self.proxies.iter().for_each(Proxy::terminate);
+        let until = Instant::now() + LONGEST_END;
+        self.proxies.iter_mut().try_for_each(|proxy| proxy.end_by(until))
+    }
+
+    fn start_again(&mut self) {
+        match Proxy::spawn(&self.config, &self.config.program, Role::Serves) {
+            Ok(proxy) => self.proxies.push(proxy),
+            Err(error) => {
+                log_line!("trundle shim proxy: {error}");
+                self.lengthen_pause();
+            }
+        }
+    }
+
+    /// This proxy has ended: note why, and decide what follows.
+    fn bury(&mut self, n: usize) {
+        let mut proxy = self.proxies.remove(n);
+        let (pid, how) = (proxy.pid(), proxy.how_it_ended());
+        match proxy.role {
+            Role::Finishes => {
+                log_line!("trundle shim proxy: the proxy before (pid {pid}) has ended with {how}")
+            }
+            Role::Succeeds | Role::SucceedsNow => {
+                if self.no_successor.is_empty() {
+                    self.no_successor = format!("it ended with {how}");
                 }
-                match self.spawn() {
-                    Ok(proxy) => self.proxy = Some(proxy),
-                    Err(error) => {
-                        log_line!("trundle shim proxy: {error}");
+                log_line!(
+                    "trundle shim proxy: the proxy that was to take over (pid {pid}) is gone: {}",
+                    self.no_successor
+                );
+            }
+            Role::Serves => match self.successor() {
+                Some(next) => {
+                    log_line!(
+                        "trundle shim proxy: the proxy (pid {pid}) ended with {how}; the one that was to take over does so"
+                    );
+                    self.promote(next);
+                }
+                None => {
+                    log_line!(
+                        "trundle shim proxy: the proxy (pid {pid}) ended with {how}; starting it again"
+                    );
+                    if proxy.since.elapsed() >= TOO_SOON {
+                        self.pause = Duration::ZERO;
+                    } else {
                         self.lengthen_pause();
                     }
                 }
-                continue;
-            };
-            let ready = wait(&[proxy.pidfd.as_fd(), proxy.socket.as_fd(), signals.as_fd()], None)?;
-            if ready[1] {
-                self.answer(); // before the end is looked at: its last words count
-            }
-            if ready[0] {
-                self.bury();
-            }
-            if ready[2] && !self.stopping {
-                self.stopping = true;
-                if let Some(proxy) = &self.proxy {
-                    let _ = rustix::process::pidfd_send_signal(&proxy.pidfd, Signal::TERM);
-                }
-                self.let_go();
-            }
-            // A signal that has been seen stays readable: wait for the end alone from here on.
-            if self.stopping
-                && let Some(mut proxy) = self.proxy.take()
-            {
-                // It bounds its own end; one that does not is stuck.
-                if !wait(&[proxy.pidfd.as_fd()], Some(LONGEST_END))?[0] {
-                    proxy.child.kill()?;
-                }
-                proxy.child.wait()?;
-            }
+            },
         }
     }
 
-    fn spawn(&self) -> Result<Proxy, ProxyError> {
-        let failed = |source| ProxyError::Spawn { program: self.config.program.clone(), source };
-        let start = || -> io::Result<Proxy> {
-            let flags = SocketFlags::CLOEXEC;
-            let (ours, theirs) =
-                rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-            crash_point!("holder.proxy.before");
-            // As its standard input: so it is the only descriptor that is inherited, and no number must be trusted.
-            let child = Command::new(&self.config.program)
-                .args(&self.config.args)
-                .env(HOLDER_FD, "0")
-                .env("TRUNDLE_STATE_DIR", &self.config.state_dir)
-                .env_remove("LISTEN_FDS")
-                .env_remove("LISTEN_PID")
-                .env_remove("LISTEN_FDNAMES")
-                .stdin(Stdio::from(theirs))
-                .spawn()?;
-            crash_point!("holder.proxy.after");
-            let pid = Pid::from_child(&child);
-            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-            Ok(Proxy { child, pidfd, socket: ours, since: Instant::now() })
-        };
-        start().map_err(failed)
-    }
-
-    /// The proxy has ended: note why, and decide when the next one starts.
-    fn bury(&mut self) {
-        let Some(mut proxy) = self.proxy.take() else { return };
-        let status = proxy.child.wait();
-        if self.stopping {
-            return;
+    fn promote(&mut self, n: usize) {
+        let next = &mut self.proxies[n];
+        // Another file is what is started from now on, once it has said that it can serve.
+        if next.role == Role::SucceedsNow {
+            self.config.program.clone_from(&next.program);
         }
-        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        log_line!(
-            "trundle shim proxy: the proxy (pid {}) ended with {status}; starting it again",
-            proxy.child.id()
-        );
-        if proxy.since.elapsed() >= TOO_SOON {
-            self.pause = Duration::ZERO;
-        } else {
-            self.lengthen_pause();
-        }
+        next.role = Role::Serves;
     }
 
     fn lengthen_pause(&mut self) {
         self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     }
 
-    fn answer(&mut self) {
-        let Some(proxy) = &self.proxy else { return };
-        let Ok(Some((ask, _))) = holding::receive(&proxy.socket) else {
+    fn answer(&mut self, n: usize) {
+        let Ok(Some((ask, _))) = holding::receive(&self.proxies[n].socket) else {
             // It has closed its end: it is about to die, and the pidfd will say so. Until then there is nothing to read.
-            if let Some(proxy) = &mut self.proxy
-                && proxy.child.try_wait().is_ok_and(|status| status.is_none())
-            {
+            if self.proxies[n].is_alive() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             return;
         };
+        let mut attached = None;
         let answer = match ask {
-            Ask::Obtain(listen) => self.obtain(&listen),
+            Ask::Obtain(listen) => match self.obtain(&listen) {
+                Ok(socket) => {
+                    attached = Some(socket);
+                    Answer::Done
+                }
+                Err(reason) => Answer::Failed(reason),
+            },
             Ask::Release(listen) => {
                 self.release(&listen);
-                Ok(None)
+                Answer::Done
             }
             Ask::Keep(kept) => {
                 let gone: Vec<Listen> = self
@@ -191,27 +211,70 @@ impl Holder {
                     .cloned()
                     .collect();
                 gone.iter().for_each(|listen| self.release(listen));
-                Ok(None)
+                Answer::Done
             }
             Ask::Ending => {
                 self.stopping = true;
-                Ok(None)
+                Answer::Done
+            }
+            Ask::Succeed { program } => self.begin_succession(n, program),
+            Ask::Successor => self.how_is_the_successor(),
+            Ask::Ready => {
+                // It may have been promoted, as the one before died.
+                let proxy = &mut self.proxies[n];
+                match proxy.role {
+                    Role::Succeeds => proxy.role = Role::SucceedsNow,
+                    Role::Serves => self.config.program.clone_from(&proxy.program),
+                    Role::SucceedsNow | Role::Finishes => {}
+                }
+                Answer::Done
+            }
+            Ask::Unfit(reason) => {
+                self.no_successor = reason;
+                Answer::Done
+            }
+            Ask::Yielded => {
+                crash_point!("holder.yielded");
+                self.proxies[n].role = Role::Finishes;
+                if let Some(next) = self.successor() {
+                    self.promote(next);
+                }
+                Answer::Done
             }
         };
-        let Some(proxy) = &self.proxy else { return };
-        let _ = match answer {
-            Ok(socket) => holding::send(&proxy.socket, &Answer::Done, socket.as_ref().map(AsFd::as_fd)),
-            Err(reason) => holding::send(&proxy.socket, &Answer::Failed(reason), None),
-        };
+        let _ = holding::send(&self.proxies[n].socket, &answer, attached.as_ref().map(AsFd::as_fd));
         if self.stopping {
             self.let_go();
         }
     }
 
-    fn obtain(&mut self, listen: &Listen) -> Result<Option<OwnedFd>, String> {
+    fn begin_succession(&mut self, n: usize, program: PathBuf) -> Answer {
+        if self.proxies[n].role != Role::Serves || self.successor().is_some() {
+            return Answer::Failed("another proxy is about to take over already".to_owned());
+        }
+        self.no_successor.clear();
+        match Proxy::spawn(&self.config, &program, Role::Succeeds) {
+            Ok(proxy) => {
+                log_line!("trundle shim proxy: {} (pid {}) shall take over", program.display(), proxy.pid());
+                self.proxies.push(proxy);
+                Answer::Done
+            }
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+
+    fn how_is_the_successor(&self) -> Answer {
+        match self.successor().map(|n| self.proxies[n].role) {
+            Some(Role::SucceedsNow) => Answer::Ready,
+            Some(_) => Answer::Pending,
+            None => Answer::Failed(self.no_successor.clone()),
+        }
+    }
+
+    fn obtain(&mut self, listen: &Listen) -> Result<OwnedFd, String> {
         let listen = &listen.socket();
         let copy = |socket: &OwnedFd| {
-            socket.try_clone().map(Some).map_err(|error| format!("cannot hand over {listen}: {error}"))
+            socket.try_clone().map_err(|error| format!("cannot hand over {listen}: {error}"))
         };
         if let Some(socket) = self.sockets.get(listen) {
             return copy(socket);
@@ -245,7 +308,7 @@ impl Holder {
 }
 
 /// Waits until one of the descriptors has something, or the time is over; says which.
-fn wait(of: &[std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<Vec<bool>> {
+fn wait(of: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut polled: Vec<PollFd<'_>> =
         of.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
@@ -254,51 +317,4 @@ fn wait(of: &[std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> io::Resu
         Err(error) => return Err(error.into()),
     }
     Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect())
-}
-
-/// Whoever asks whether an address is free cannot bind these, and is told so.
-fn note_given(state_dir: &Path, given: &[(Listen, OwnedFd)]) {
-    let path = state_dir.join(crate::GIVEN);
-    let lines: String = given.iter().map(|(listen, _)| format!("{listen}\n")).collect();
-    let noted = if given.is_empty() { std::fs::remove_file(&path) } else { std::fs::write(&path, lines) };
-    match noted {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            log_line!("trundle shim proxy: cannot note the sockets of the service manager: {error}");
-        }
-        Ok(()) | Err(_) => {}
-    }
-}
-
-/// The sockets of a service manager (`LISTEN_FDS`, `LISTEN_PID`), by the address they listen on.
-fn given_sockets() -> Vec<(Listen, OwnedFd)> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    if number("LISTEN_PID") != Some(std::process::id()) {
-        return Vec::new();
-    }
-    let count = number("LISTEN_FDS").unwrap_or(0).min(64);
-    (3..3 + count as i32)
-        .filter_map(|fd| {
-            let socket = sys::adopt_descriptor(fd).ok()?;
-            let listen = address_of(&socket);
-            if listen.is_none() {
-                log_line!(
-                    "trundle shim proxy: descriptor {fd} of LISTEN_FDS is not a listening TCP or Unix socket"
-                );
-            }
-            rustix::io::ioctl_fionbio(&socket, true).ok()?;
-            Some((listen?, socket))
-        })
-        .collect()
-}
-
-fn address_of(socket: &OwnedFd) -> Option<Listen> {
-    if !rustix::net::sockopt::socket_acceptconn(socket).ok()? {
-        return None;
-    }
-    let address = rustix::net::getsockname(socket).ok()?;
-    if let Ok(address) = SocketAddr::try_from(address.clone()) {
-        return Some(Listen::Http(address));
-    }
-    let address = SocketAddrUnix::try_from(address).ok()?;
-    Some(Listen::Unix(PathBuf::from(String::from_utf8(address.path_bytes()?.to_vec()).ok()?)))
 }

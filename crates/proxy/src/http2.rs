@@ -2,8 +2,10 @@
 //! the end: a client that has to go elsewhere is told with GOAWAY, and its streams are finished.
 
 pub mod floods;
+mod lent;
 
 use std::future::Future;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -17,7 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{Connection, NEVER, Verdict};
 use crate::forward;
+use crate::linger::linger;
 use crate::watched::Watched;
+use lent::Lent;
 
 /// What opens such a connection (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -48,7 +52,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 /// Serves a connection to its end.
 pub async fn serve<S>(stream: Watched<S>, state: Rc<Connection>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + 'static,
 {
     state.speaks_http2();
     let mut builder = http2::Builder::new(Streams(Rc::clone(&state)));
@@ -63,22 +67,23 @@ where
         .auto_date_header(false);
     let service_state = Rc::clone(&state);
     let service = service_fn(move |request| forward::serve(Rc::clone(&service_state), request));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = Lent::new(stream);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream.share()), service));
 
     let mut timer = pin!(tokio::time::sleep_until(state.next_deadline().into()));
     let mut told = false;
-    std::future::poll_fn(|cx| {
+    let has_said_all = std::future::poll_fn(|cx| {
         state.set_waker(cx.waker());
         loop {
             if state.is_killed() {
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
             if state.is_closing() && !told {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result.is_ok());
             }
             if state.is_closing() && !told {
                 continue;
@@ -95,15 +100,16 @@ where
                 Verdict::Ask => timer.as_mut().reset((Instant::now() + NEVER).into()),
                 // One that only waits is told first; what does not answer to that is closed.
                 Verdict::Close if state.is_idle() && !told => state.close_when_idle(),
-                Verdict::CloseHead
-                | Verdict::CloseLine
-                | Verdict::Close
-                | Verdict::Linger
-                | Verdict::Tunnel => {
-                    return Poll::Ready(());
+                // It may not have come to our last frames yet.
+                Verdict::Close => return Poll::Ready(state.is_idle()),
+                Verdict::CloseHead | Verdict::CloseLine | Verdict::Linger | Verdict::Tunnel => {
+                    return Poll::Ready(false);
                 }
             }
         }
     })
     .await;
+    if let Some(stream) = stream.take_back().filter(|_| has_said_all) {
+        linger(stream, &state).await;
+    }
 }

@@ -27,11 +27,13 @@ pub mod table;
 
 mod access;
 mod ask;
+mod binary;
 mod body;
 mod calls;
 mod challenge;
 mod classes;
 mod connection;
+mod conversations;
 mod counts;
 mod director;
 mod endless;
@@ -60,8 +62,10 @@ mod request_id;
 mod routes;
 mod settle;
 mod sites;
+mod slots;
 mod store;
 mod stream;
+mod succession;
 mod sys;
 mod tally;
 mod tcp;
@@ -79,9 +83,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use binary::{identity, our_identity};
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
 pub use sites::{check_host, check_path};
+use slots::Slot;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
 pub use table::{
     AccessFormat, AccessLog, App, Endpoint, EndpointState, Limits, Listen, Maintenance, PROTOCOL, Protocol,
@@ -111,10 +117,17 @@ pub struct HolderConfig {
     pub args: Vec<OsString>,
 }
 
-/// Whether a proxy of the state directory runs, or its holder, who would start one.
+/// Whether a proxy of the state directory runs, one that still finishes among them, or the holder, who would start one.
 #[must_use]
 pub fn runs(state_dir: &Path) -> bool {
     [HOLDER_LOCK, PROXY_LOCK].iter().any(|name| lock::is_held(state_dir, name))
+        || Slot::all().any(|slot| slot.is_taken(state_dir))
+}
+
+/// Whether a holder runs, which starts a proxy whenever there is none.
+#[must_use]
+pub fn is_held(state_dir: &Path) -> bool {
+    lock::is_held(state_dir, HOLDER_LOCK)
 }
 
 /// Whether the holder that runs has the socket of this address from a service manager: then nobody else can bind it.
@@ -133,7 +146,8 @@ pub fn stats_at_rest(state_dir: &Path) -> Option<Stats> {
     }
     // What is in the file is settled as it is opened: that is for one process at a time.
     let _lock = lock::take(state_dir, PROXY_LOCK, Duration::ZERO).ok()?;
-    let (counts, _) = counts::Counts::open(&path).ok()?;
+    let taken = slots::take(state_dir).ok()?;
+    let (counts, _) = counts::Counts::open(&path, taken.slot, |slot| slot.is_taken(state_dir)).ok()?;
     Some(tally::stats(&counts, &Table::default(), std::iter::empty(), &BTreeMap::new()))
 }
 

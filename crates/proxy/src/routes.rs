@@ -241,7 +241,7 @@ pub mod tests {
 
     fn route(weights: &[u32]) -> (tempfile::TempDir, Route, Vec<Arc<LiveEndpoint>>) {
         let dir = tempfile::tempdir().unwrap();
-        let counts = Arc::new(Counts::open(&dir.path().join("c")).unwrap().0);
+        let counts = Arc::new(Counts::alone(&dir.path().join("c")));
         let endpoints = weights.iter().enumerate().map(|(n, weight)| {
             let endpoint = endpoint(&counts, &format!("web-1-{n}"), "127.0.0.1:1");
             endpoint.set_flag(Flag::Routed);
@@ -256,7 +256,7 @@ pub mod tests {
     /// One without endpoints.
     pub fn named(name: &str) -> Route {
         let dir = tempfile::tempdir().unwrap();
-        let counts = Counts::open(&dir.path().join("c")).unwrap().0;
+        let counts = Counts::alone(&dir.path().join("c"));
         Route::new(settings(name, &counts), &[])
     }
 

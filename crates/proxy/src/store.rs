@@ -6,13 +6,16 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use trundle_crashpoint::crash_point;
 
 use crate::table::Table;
+
+/// Inode, time and length: each table is a file of its own.
+pub type Stamp = (u64, i64, i64, u64);
 
 pub struct TableFile {
     path: PathBuf,
@@ -49,6 +52,13 @@ impl TableFile {
         fs::rename(&temporary, &self.path)?;
         crash_point!("proxy.table.rename.after");
         Ok(())
+    }
+
+    /// Differs when another table is there.
+    #[must_use]
+    pub fn stamp(&self) -> Option<Stamp> {
+        let about = fs::metadata(&self.path).ok()?;
+        Some((about.ino(), about.mtime(), about.mtime_nsec(), about.len()))
     }
 
     /// The table, or none and what is to be said about it.

@@ -1,6 +1,7 @@
 //! A client's stream on its way to hyper, with news of it to the connection's state.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -20,6 +21,12 @@ pub struct Watched<S> {
 impl<S> Watched<S> {
     pub fn new(stream: S, early: Bytes, state: Rc<Connection>) -> Self {
         Self { stream, early, state }
+    }
+}
+
+impl<S: AsFd> AsFd for Watched<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

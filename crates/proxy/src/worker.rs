@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::connection::{self, Connection};
 use crate::counts::{Counts, EndpointRow, VersionRow};
@@ -74,8 +75,10 @@ pub enum Command {
     Leave(Listen),
     /// A new table is in force; these endpoints are cut.
     Refresh(Vec<EndpointRow>),
-    /// Accept no more, finish within the bound, end.
+    /// Accept no more, finish within the bound, end. Once more: with another bound.
     Stop(Duration),
+    /// The same, while another proxy serves: a connection that waits may ask once more.
+    Finish(Duration),
 }
 
 /// A worker's own things. One thread, so no locks.
@@ -90,6 +93,8 @@ pub struct Worker {
     /// Woken when a connection ends.
     ended: Notify,
     over: Cell<bool>,
+    /// Another proxy serves.
+    finishes: Cell<bool>,
 }
 
 /// Starts a worker thread; it lives until it is told to stop.
@@ -115,6 +120,7 @@ pub fn start(
             changed: Notify::new(),
             ended: Notify::new(),
             over: Cell::new(false),
+            finishes: Cell::new(false),
         });
         let _abort = AbortOnPanic;
         runtime.block_on(Rc::clone(&worker).run(receiver));
@@ -132,6 +138,11 @@ impl Worker {
         self.over.get()
     }
 
+    /// Another proxy serves, and its table may be newer than ours.
+    pub fn finishes(&self) -> bool {
+        self.finishes.get()
+    }
+
     /// Any time below this one, each as likely.
     pub fn draw_below(&self, most: Duration) -> Duration {
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
@@ -140,7 +151,13 @@ impl Worker {
 
     async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut doors: HashMap<Listen, AbortHandle> = HashMap::new();
-        while let Some(command) = commands.recv().await {
+        let mut end_by: Option<Instant> = None;
+        loop {
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                () = self.until_all_ended(end_by) => return,
+            };
+            let Some(command) = command else { return };
             match command {
                 Command::Accept(door, socket) => {
                     let listen = door.listen.clone();
@@ -166,23 +183,34 @@ impl Worker {
                     }
                 }
                 Command::Stop(bound) => {
-                    doors.values().for_each(AbortHandle::abort);
-                    self.finish(bound).await;
-                    return;
+                    doors.drain().for_each(|(_, door)| door.abort());
+                    self.each_connection(Connection::close_when_idle);
+                    end_by = Some(Instant::now() + bound);
+                }
+                Command::Finish(bound) => {
+                    doors.drain().for_each(|(_, door)| door.abort());
+                    self.finishes.set(true);
+                    self.each_connection(Connection::close_after_next);
+                    end_by = Some(Instant::now() + bound);
                 }
             }
         }
     }
 
-    async fn finish(&self, bound: Duration) {
-        self.connections.borrow().values().for_each(|(_, connection)| connection.close_when_idle());
+    fn each_connection(&self, tell: impl Fn(&Connection)) {
+        self.connections.borrow().values().for_each(|(_, connection)| tell(connection));
         self.changed.notify_waiters();
+    }
+
+    /// Or until this moment; for ever without one.
+    async fn until_all_ended(&self, end_by: Option<Instant>) {
+        let Some(end_by) = end_by else { return std::future::pending().await };
         let all_ended = async {
             while !self.connections.borrow().is_empty() {
                 self.ended.notified().await;
             }
         };
-        let _ = tokio::time::timeout(bound, all_ended).await;
+        let _ = tokio::time::timeout_at(end_by, all_ended).await;
     }
 
     async fn accept_on(self: Rc<Self>, door: Door, socket: OwnedFd) {

@@ -1,129 +1,33 @@
-//! The holder keeps the sockets while the proxy dies and comes back. The holder and the proxy are real processes: this
-//! test binary, started again for one of the two `helper_*` tests.
+//! The holder keeps the sockets while the proxy dies and comes back.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/held.rs"]
+mod held;
 
-use std::ffi::OsString;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use trundle_proxy::{HolderConfig, Listen, ProxyConfig, Request, Table};
+use held::*;
+use rustix::process::{Signal, kill_process};
+use trundle_proxy::{HolderConfig, Listen, Request, Table};
 
-const STATE_DIR: &str = "TRUNDLE_TEST_STATE_DIR";
-
-fn helper(name: &str) -> Vec<OsString> {
-    ["--exact", name, "--nocapture", "--test-threads=1"].map(OsString::from).to_vec()
-}
-
-/// Nothing, unless a holder has started it.
 #[test]
 fn helper_proxy() {
-    if let (Ok(dir), Ok(_)) = (std::env::var(STATE_DIR), std::env::var("TRUNDLE_HOLDER_FD")) {
-        trundle_proxy::run_proxy(ProxyConfig { state_dir: dir.into(), workers: 2 }).unwrap();
-    }
+    be_a_proxy();
 }
 
-/// Nothing, unless a test has started it.
 #[test]
 fn helper_holder() {
-    if let Ok(dir) = std::env::var(STATE_DIR) {
-        let program = std::env::current_exe().unwrap();
-        trundle_proxy::run_holder(HolderConfig {
-            state_dir: dir.into(),
-            program,
-            args: helper("helper_proxy"),
-        })
-        .unwrap();
-    }
-}
-
-struct Holder {
-    child: Child,
-    control: Control,
-    dir: tempfile::TempDir,
-    table: Table,
-}
-
-impl Holder {
-    fn start() -> Self {
-        Self::start_with(|_| {})
-    }
-
-    fn start_with(change: impl FnOnce(&mut Command)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(helper("helper_holder"))
-            .env(STATE_DIR, dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        change(&mut command);
-        let child = command.spawn().unwrap();
-        let control = Control::connect(dir.path());
-        Self { child, control, dir, table: Table::default() }
-    }
-
-    fn serve(&mut self, upstream: &Upstream) -> std::net::SocketAddr {
-        let address = free_address();
-        self.serve_on(address, upstream);
-        address
-    }
-
-    fn serve_on(&mut self, address: std::net::SocketAddr, upstream: &Upstream) {
-        let mut app = app(address);
-        app.endpoints = vec![routed("a", upstream.address)];
-        self.table = Table { protocol: 1, epoch: 1, number: 1, apps: vec![app] };
-        self.control.set(&self.table);
-    }
-
-    fn proxy(&self) -> Pid {
-        pid(self.control.pid())
-    }
-
-    /// Kills the proxy and connects to the next one.
-    fn kill_proxy(&mut self) {
-        let old = self.control.pid();
-        kill_process(pid(old), Signal::KILL).unwrap();
-        self.control = until("another proxy", || {
-            Some(Control::connect(self.dir.path())).filter(|control| control.pid() != old)
-        });
-    }
-
-    fn ended(&mut self) -> bool {
-        until("the holder's end", || self.child.try_wait().unwrap()).success()
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = kill_process(self.proxy(), Signal::KILL);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn pid(number: u32) -> Pid {
-    Pid::from_raw(number as i32).unwrap()
-}
-
-fn is_gone(process: Pid) -> bool {
-    test_kill_process(process).is_err() || is_zombie(process)
-}
-
-fn is_zombie(process: Pid) -> bool {
-    let stat =
-        std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    be_a_holder();
 }
 
 #[test]

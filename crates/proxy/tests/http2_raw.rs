@@ -110,6 +110,36 @@ fn streams_that_are_reset_at_once_reach_no_app() {
     assert_eq!(get(proxy.address, "/").status, 200);
 }
 
+/// As one on a slow line does: all was written for it, the proxy ends, and only then it says what it has taken.
+#[test]
+fn a_client_that_takes_its_answer_late_gets_the_end_of_it() {
+    const BYTES: usize = 400_000;
+    let mut proxy = Proxy::start();
+    let app = Upstream::start(|_, stream| respond(stream, 200, &"x".repeat(BYTES)));
+    proxy.route(vec![routed("a", app.address)]);
+    let mut stream = connect(proxy.address);
+    let window = 1_u32 << 20;
+    let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+    stream.write_all(&frame(4, 0, 0, &settings)).unwrap();
+    stream.write_all(&frame(8, 0, 0, &window.to_be_bytes())).unwrap();
+    stream.write_all(&get_frame(1)).unwrap();
+    proxy.control.app_with(1); // it is with the kernel
+    proxy.control.stop();
+    std::thread::sleep(Duration::from_millis(100));
+    // hyper asks with this whether its GOAWAY has come, and closes on the answer.
+    let graceful = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+    stream.write_all(&frame(6, 1, 0, &graceful)).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..3 {
+        stream.write_all(&frame(6, 0, 0, &[0; 8])).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut bytes = Vec::new();
+    let end = stream.read_to_end(&mut bytes);
+    let came = bytes.iter().filter(|byte| **byte == b'x').count();
+    assert!(end.is_ok() && came >= BYTES, "{came} bytes of {BYTES}: {end:?}");
+}
+
 /// H2.CL: a length of none and a body. Whether the app has answered before the body comes is a matter of time.
 #[test]
 fn bytes_above_the_length_reach_no_app() {

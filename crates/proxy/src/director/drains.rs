@@ -73,9 +73,14 @@ impl Director {
         });
     }
 
-    /// A drain is proven and not told: another look is needed soon.
-    pub fn is_settling(&self) -> bool {
-        self.settling.is_any()
+    /// Something is on its way that nobody will tell: another look is needed soon.
+    pub fn has_to_look(&self) -> bool {
+        self.settling.is_any() || !self.others.is_empty() || self.successor_asked_by.is_some()
+    }
+
+    pub fn look_again(&mut self) {
+        self.look_at_others();
+        self.tell_drained();
     }
 
     /// What a table has still to wait for.

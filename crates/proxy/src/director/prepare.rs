@@ -13,6 +13,7 @@ use crate::tls::Tls;
 use crate::worker::Door;
 
 /// A table that can be put in force: nothing in it can fail any more.
+#[derive(Default)]
 pub(super) struct Prepared {
     pub endpoints: BTreeMap<Key, Arc<LiveEndpoint>>,
     pub app_rows: BTreeMap<String, VersionRow>,
@@ -26,12 +27,7 @@ impl Director {
         table: &Table,
         no_certificate: impl Fn(String) -> Result<(), String>,
     ) -> Result<Prepared, String> {
-        let mut prepared = Prepared {
-            endpoints: BTreeMap::new(),
-            app_rows: BTreeMap::new(),
-            tls: BTreeMap::new(),
-            sockets: Vec::new(),
-        };
+        let mut prepared = Prepared::default();
         let result = self
             .read_certificates(table, &mut prepared, no_certificate)
             .and_then(|()| self.bind_rows(table, &mut prepared))

@@ -91,6 +91,14 @@ impl Control {
         self.runtime.block_on(next).ok().map(|reply| reply.unwrap().expect("an open connection"))
     }
 
+    /// None: the proxy is gone.
+    pub fn try_ask(&mut self, request: &Request) -> Option<Reply> {
+        self.runtime.block_on(async {
+            self.client.send(request).await.ok()?;
+            tokio::time::timeout(PATIENCE, self.client.recv()).await.ok()?.ok()?
+        })
+    }
+
     /// The reply to a request; drains in between are kept.
     pub fn ask(&mut self, request: &Request) -> Reply {
         self.send(request);

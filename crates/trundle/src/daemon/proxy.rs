@@ -34,6 +34,16 @@ pub fn ensure(program: &Path, state_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the proxy runs another file than the daemon, and shall give way to it. Not when the daemon's own file was replaced
+/// since it started: then the next daemon decides.
+pub fn runs_another_file(proxy: &Client, program: &Path) -> bool {
+    let ours = trundle_proxy::our_identity();
+    ours.is_some()
+        && ours == trundle_proxy::identity(program)
+        && ours.as_deref() != Some(proxy.program())
+        && !proxy.program().is_empty()
+}
+
 /// Asks the proxy to finish and end; its holder ends with it. Answers whether nothing of them is left.
 pub async fn stop(state_dir: &Path) -> bool {
     let asked = async {

@@ -1,6 +1,7 @@
 //! The engine's router over the proxy's socket: tables go out as wholes, acknowledgements and drains come back as facts.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +27,8 @@ const ACCESS_LOGS: &str = "access";
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 /// A refused table is sent again after this.
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
+/// What hinders a proxy from taking over may be gone by then.
+const UPGRADE_AGAIN: Duration = Duration::from_secs(30);
 const START_AGAIN: Duration = Duration::from_secs(3);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
 
@@ -292,12 +295,14 @@ pub async fn keep(traffic: Traffic, program: PathBuf, state_dir: PathBuf) {
             Ok(client) => {
                 pause = RECONNECT_FIRST;
                 trouble(&traffic, "");
+                let runs_another_file = super::proxy::runs_another_file(&client, &program);
                 let (sender, receiver) = client.split();
-                converse(&traffic, &mut asked, sender, receiver).await;
+                let upgrade_to = runs_another_file.then_some(&*program);
+                converse(&traffic, &mut asked, sender, receiver, upgrade_to).await;
             }
             Err(error) => {
-                // One that was just started needs a moment.
-                if started.is_some_and(|at| at.elapsed() < START_AGAIN) {
+                // One that was just started needs a moment, and one that takes over.
+                if proxy::is_held(&state_dir) || started.is_some_and(|at| at.elapsed() < START_AGAIN) {
                     tokio::time::sleep(RECONNECT_FIRST).await;
                     continue;
                 }
@@ -323,8 +328,10 @@ async fn converse(
     asked: &mut mpsc::Receiver<oneshot::Sender<proxy::Stats>>,
     mut sender: ClientSender,
     mut receiver: ClientReceiver,
+    upgrade_to: Option<&Path>,
 ) {
     let mut sent = Sent::new();
+    let mut upgrade_at = upgrade_to.map(|_| tokio::time::Instant::now());
     let mut waiting = std::collections::VecDeque::new();
     // The proxy may have a table of an older daemon, or none.
     if send_table(traffic, &mut sender, &mut sent).await.is_err() {
@@ -344,6 +351,14 @@ async fn converse(
                     return;
                 }
             }
+            // It goes on as it is until the next one can serve; then this connection ends.
+            () = wait_until(upgrade_at) => {
+                upgrade_at = None;
+                let Some(program) = upgrade_to.map(Path::to_owned) else { continue };
+                if sender.send(&Request::Upgrade { program }).await.is_err() {
+                    return;
+                }
+            }
             Some(answer) = asked.recv() => {
                 waiting.push_back(answer);
                 if sender.send(&Request::Stats).await.is_err() {
@@ -360,6 +375,9 @@ async fn converse(
                     // What was in the way, such as a full disk or a missing folder, may be gone by then.
                     if matches!(reply, Reply::Refused { .. }) {
                         again = Some(tokio::time::Instant::now() + REFUSED_AGAIN);
+                    }
+                    if matches!(reply, Reply::KeptOn { .. }) {
+                        upgrade_at = Some(tokio::time::Instant::now() + UPGRADE_AGAIN);
                     }
                     hear(traffic, &mut sent, reply);
                 }
@@ -401,6 +419,12 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
                     seen(traffic, &app, instance, Fact::Routed(true));
                 }
             }
+        }
+        Reply::KeptOn { reason } => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "trundle daemon: the proxy that was there serves on, as this release's cannot take over: {reason}"
+            );
         }
         Reply::Refused { reason } => trouble(traffic, &format!("the proxy refused its table: {reason}")),
         Reply::Drained { id, incarnation, .. } => {

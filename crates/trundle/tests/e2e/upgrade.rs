@@ -43,7 +43,7 @@ fn pids(site: &Site) -> BTreeMap<String, u32> {
     site.apps().iter().map(|app| (app.app().unwrap().to_owned(), app.pid)).collect()
 }
 
-/// Row 11 of docs/faults.md.
+/// Rows 11 and 35 of docs/faults.md.
 #[test]
 fn the_daemon_is_upgraded_at_each_step_of_a_rollout() {
     let _alone = alone();
@@ -65,6 +65,10 @@ fn the_daemon_is_upgraded_at_each_step_of_a_rollout() {
         start_daemon(&site, n % 2 == 0);
         let next = wait_for("the new daemon", 10, || site.daemon());
         assert_ne!(inode(&next), old_build, "another build");
+        // And the proxy with it, while those before finish what they have.
+        wait_for("the proxy of this build", 10, || {
+            site.procs().iter().any(|proc| proc.is_proxy() && inode(proc) == inode(&next)).then_some(())
+        });
     }
     site.run(&["wait"]).expect(0);
     let status = site.status();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::world::{World, free_address, loudly};
 
 /// `GET /down?bytes=N`: so many bytes, in pieces. `PUT /up`: the digest of what came. `GET /poll?s=N`: an answer after N seconds.
-const APP: &str = r#"
+pub const APP: &str = r#"
 import hashlib, os, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
@@ -60,20 +60,20 @@ Server(("127.0.0.1", int(os.environ["PORT"])), App).serve_forever()
 const MIB: usize = 1024 * 1024;
 
 /// As long as the rate says, whatever the machine.
-fn curl(args: &[&str]) -> Child {
+pub fn curl(args: &[&str]) -> Child {
     let mut command = Command::new("curl");
     command.args(["-sS", "--fail", "-m", "60"]).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("curl is installed")
 }
 
-fn said(child: Child) -> Vec<u8> {
+pub fn said(child: Child) -> Vec<u8> {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
 /// As `sha256sum` says it.
-fn digest(file: &Path) -> String {
+pub fn digest(file: &Path) -> String {
     let output = Command::new("sha256sum").arg(file).output().unwrap();
     String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }

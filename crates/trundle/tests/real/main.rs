@@ -11,5 +11,6 @@ mod curl;
 mod grpc;
 mod gunicorn;
 mod h2load;
+mod upgrade;
 mod websockets;
 mod world;

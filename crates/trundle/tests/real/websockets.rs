@@ -7,7 +7,7 @@ use std::process::Stdio;
 use crate::world::{World, free_address, loudly};
 
 /// Says everything back, and which version it is.
-const APP: &str = r#"
+pub const APP: &str = r#"
 import asyncio, http, os
 from websockets.asyncio.server import serve
 
@@ -28,7 +28,7 @@ asyncio.run(main())
 
 /// Forty connections until standard input ends. Each asks and waits for its answer; a connection that ends is opened anew.
 /// What is counted: answers, words of a restart (1012), any other end, questions that got no answer at an unannounced end.
-const CLIENT: &str = r#"
+pub const CLIENT: &str = r#"
 import asyncio, json, sys, threading
 sys.path.insert(0, "dist")
 from websockets.asyncio.client import connect

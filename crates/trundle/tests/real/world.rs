@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
+pub const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
 
 /// One at a time: the machine's cores belong to the rollout under test.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
