@@ -28,7 +28,7 @@ fn copy(site: &Site, to: &str) {
 }
 
 /// As a package manager does: another file under the same name. Its last bytes are its own.
-fn install_another_build(site: &Site, n: u32) {
+pub fn install_another_build(site: &Site, n: u32) {
     copy(site, "next");
     let next = site.dir().join("next");
     OpenOptions::new().append(true).open(&next).unwrap().write_all(&n.to_le_bytes()).unwrap();

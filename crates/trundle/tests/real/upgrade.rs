@@ -14,7 +14,7 @@ use crate::{curl, websockets};
 
 const UPGRADES: u32 = 20;
 /// Of upload and download, for as long as it takes and a little more.
-const BYTES: usize = 40 * 1024 * 1024;
+const BYTES: usize = 20 * 1024 * 1024;
 
 impl World {
     /// Ends the daemon and starts this file in its place; waits until the proxy is of that file too.
@@ -95,7 +95,7 @@ fn twenty_upgrades_of_daemon_and_proxy_lose_nothing() {
         &stream,
     ]);
     let mut load = world.command("wrk");
-    load.args(["-t", "1", "-c", "8", "-d", "35", &url("/")]).stdout(Stdio::piped());
+    load.args(["-t", "1", "-c", "8", "-d", "20", &url("/")]).stdout(Stdio::piped());
     let load = load.spawn().unwrap();
     thread::sleep(Duration::from_millis(500));
     let began = Instant::now();
@@ -104,7 +104,7 @@ fn twenty_upgrades_of_daemon_and_proxy_lose_nothing() {
         thread::sleep(Duration::from_millis(300));
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(34), "the load has to last longer than the upgrades: {took:?}");
+    assert!(took < Duration::from_secs(19), "the load has to last longer than the upgrades: {took:?}");
     drop(talk.stdin.take());
     let talked = talk.wait_with_output().unwrap();
     let talked: serde_json::Value = serde_json::from_slice(&talked.stdout).unwrap();
