@@ -30,6 +30,9 @@ use crate::table::Protocol;
 
 /// Common servers close idle connections after 2 s (gunicorn) or more: we are well before them.
 const OLDEST_IDLE: Duration = Duration::from_millis(1_500);
+/// One that has answered just now is not looked at once more: that costs a system call. Should the app have closed it in that
+/// time, the request is provably untouched and goes by another one ([`EndpointStream::is_untouched`]).
+const JUST_NOW: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// What an endpoint may send before its client has taken it: of one stream, and of all.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -115,10 +118,10 @@ impl Upstream {
         }
     }
 
-    /// It has waited, and can be used for another request.
-    fn again(&self) -> bool {
+    /// It has waited for so long, and can be used for another request.
+    fn again(&self, waited: Duration) -> bool {
         let Of::Connection { stream, .. } = &self.of else { return false };
-        let is_good = self.is_clean() && stream.is_alive();
+        let is_good = self.is_clean() && (waited < JUST_NOW || stream.is_alive());
         if is_good {
             stream.next_request();
         }
@@ -202,11 +205,12 @@ impl Pools {
             return pool.shared.iter().find_map(Shared::stream);
         }
         while let Some((upstream, since)) = pool.idle.pop() {
-            if since.elapsed() >= OLDEST_IDLE {
+            let waited = since.elapsed();
+            if waited >= OLDEST_IDLE {
                 pool.idle.clear(); // the others are older still
                 return None;
             }
-            if upstream.again() {
+            if upstream.again(waited) {
                 return Some(upstream);
             }
         }

@@ -100,6 +100,26 @@ impl Inner {
     }
 }
 
+/// Of so many bytes a copy costs less than that the kernel is handed pieces.
+const FEW_BYTES: usize = 1024;
+
+/// Writes pieces of a message to a socket of our own kind: as one where they are small.
+pub fn write_pieces<S: AsyncWrite>(
+    socket: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    bufs: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    if bufs.iter().map(|piece| piece.len()).sum::<usize>() > FEW_BYTES {
+        return socket.poll_write_vectored(cx, bufs);
+    }
+    let (mut whole, mut length) = ([0; FEW_BYTES], 0);
+    for piece in bufs {
+        whole[length..length + piece.len()].copy_from_slice(piece);
+        length += piece.len();
+    }
+    socket.poll_write(cx, &whole[..length])
+}
+
 fn is_refusal(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
@@ -131,7 +151,7 @@ impl AsyncWrite for EndpointStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().write(|socket| socket.poll_write_vectored(cx, bufs))
+        self.0.borrow_mut().write(|socket| write_pieces(socket, cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
