@@ -59,6 +59,8 @@ impl Template {
             port: Port::Auto,
             protocol: Protocol::Http1,
             quiet: None,
+            user: None,
+            limits: RunLimits::default(),
         };
         let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true };
         Self { version, run, health, restarts: 0 }
@@ -89,6 +91,21 @@ pub struct Run {
     /// Before the signal to stop.
     #[serde(default)]
     pub quiet: Option<Quiet>,
+    /// As whom it runs: a user of the machine by name or number, with `:group` in another than its own. Without it, as the daemon.
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub limits: RunLimits,
+}
+
+/// The most that one instance may have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLimits {
+    /// With one byte more the kernel ends it.
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of one core's time.
+    pub cpu_millis: Option<u32>,
+    pub open_files: Option<u64>,
 }
 
 /// How an app that takes work by itself is told to take no more, and when it has finished what it has.

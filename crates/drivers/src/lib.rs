@@ -18,6 +18,7 @@ pub mod cores;
 mod detach;
 mod digests;
 mod durable;
+mod groups;
 mod health;
 mod layout;
 pub mod logs;
@@ -33,6 +34,7 @@ mod sockets;
 mod sweep;
 mod sys;
 mod unused;
+pub mod user;
 
 pub use detach::detach;
 pub use prepare::{Draft, DraftArtifact, PrepareError, prepare};

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use trundle_core::ids::{EnvKey, VersionLabel};
 use trundle_core::revision::{
-    Artifact, Health, Port, Probe, Protocol, Quiet, Run, Sealed, SealedOrigin, StopSignal, Template,
+    Artifact, Health, Port, Probe, Protocol, Quiet, Run, RunLimits, Sealed, SealedOrigin, StopSignal,
+    Template,
 };
 
 use crate::artifact::{self, ArtifactError};
@@ -36,6 +37,8 @@ pub struct Draft {
     pub stop_signal: StopSignal,
     pub protocol: Protocol,
     pub quiet: Option<Quiet>,
+    pub user: Option<String>,
+    pub limits: RunLimits,
     pub port: Port,
     pub health: Health,
 }
@@ -117,6 +120,8 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
         stop_signal: draft.stop_signal,
         protocol: draft.protocol,
         quiet: draft.quiet,
+        user: draft.user,
+        limits: draft.limits,
         port: draft.port,
     };
     Ok(Template { version: draft.version, run, health: draft.health, restarts: 0 })

@@ -1,7 +1,8 @@
 //! The system calls that need `unsafe`, each with its argument. Nothing else in this crate may use it.
 #![allow(unsafe_code)]
 
-use std::fs;
+use std::ffi::{CStr, CString, c_char};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -11,6 +12,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::cores;
+use crate::user::RunAs;
+
+/// For the record of a user or a group.
+const ROOM: usize = 64 * 1024;
 
 /// Closes every descriptor from 3 on. Only for the first moment of a process that opened nothing itself.
 pub(crate) fn close_inherited() {
@@ -77,6 +82,125 @@ pub(crate) fn own_session(command: &mut Command, core_bytes_max: Option<u64>) {
             Ok(())
         });
     }
+}
+
+/// The command begins in these control groups: `doors` are their `cgroup.procs`, open for writing.
+pub(crate) fn enter_groups(command: &mut Command, doors: Vec<File>) {
+    // SAFETY: between fork and exec only write is called, on descriptors that the closure owns; nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            for door in &doors {
+                // 0 is whoever writes.
+                if libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+pub(crate) fn limit_open_files(command: &mut Command, most: u64) {
+    // SAFETY: between fork and exec only setrlimit is called, with a value on the stack; nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The command runs as another user, with its groups and with no way back.
+pub(crate) fn become_user(command: &mut Command, run_as: &RunAs) {
+    let (uid, gid, groups) = (run_as.uid, run_as.gid, run_as.groups.clone());
+    // SAFETY: between fork and exec only setgroups, setgid and setuid are called, with memory that the closure owns; nothing is
+    // allocated. The process has one thread then, so that the kernel's calls mean all of it.
+    unsafe {
+        command.pre_exec(move || {
+            // One that is this user already may set no groups, and has its own.
+            if libc::geteuid() == uid && uid != 0 {
+                return Ok(());
+            }
+            let changed = libc::setgroups(groups.len(), groups.as_ptr()) == 0
+                && libc::setgid(gid) == 0
+                && libc::setuid(uid) == 0;
+            if changed { Ok(()) } else { Err(io::Error::last_os_error()) }
+        });
+    }
+}
+
+/// A user as the machine knows it.
+pub(crate) struct Account {
+    pub uid: u32,
+    pub gid: u32,
+    pub name: String,
+    pub home: String,
+}
+
+/// By name or number. A number that no user has is one all the same, with the group of the same number.
+pub(crate) fn account(written: &str) -> Option<Account> {
+    let number = written.parse::<u32>().ok();
+    let mut room = vec![0; ROOM];
+    let name = CString::new(written).ok().filter(|name| !name.is_empty())?;
+    // SAFETY: the record and the room outlive the calls, the room's length is its own, and the record's texts, which lie in
+    // the room and end with NUL, are copied before either is touched again.
+    unsafe {
+        let mut record: libc::passwd = std::mem::zeroed();
+        let mut found = std::ptr::null_mut();
+        match number {
+            Some(uid) => {
+                libc::getpwuid_r(uid, &raw mut record, room.as_mut_ptr(), room.len(), &raw mut found)
+            }
+            None => libc::getpwnam_r(
+                name.as_ptr(),
+                &raw mut record,
+                room.as_mut_ptr(),
+                room.len(),
+                &raw mut found,
+            ),
+        };
+        if found.is_null() {
+            let home = || "/".to_owned();
+            return number.map(|uid| Account { uid, gid: uid, name: written.to_owned(), home: home() });
+        }
+        let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
+        Some(Account {
+            uid: record.pw_uid,
+            gid: record.pw_gid,
+            name: text(record.pw_name),
+            home: text(record.pw_dir),
+        })
+    }
+}
+
+/// The number of a group, by name or number.
+pub(crate) fn group(written: &str) -> Option<u32> {
+    if let Ok(number) = written.parse() {
+        return Some(number);
+    }
+    let mut room = vec![0; ROOM];
+    let name = CString::new(written).ok()?;
+    // SAFETY: as in `account`; only a number is taken from the record.
+    unsafe {
+        let mut record: libc::group = std::mem::zeroed();
+        let mut found = std::ptr::null_mut();
+        libc::getgrnam_r(name.as_ptr(), &raw mut record, room.as_mut_ptr(), room.len(), &raw mut found);
+        (!found.is_null()).then_some(record.gr_gid)
+    }
+}
+
+/// All groups of a user, `gid` among them.
+pub(crate) fn groups_of(name: &str, gid: u32) -> Vec<u32> {
+    let Ok(name) = CString::new(name) else { return vec![gid] };
+    let mut groups = vec![0; 1024];
+    let mut count = 1024;
+    // SAFETY: `count` says how many the memory holds, and afterwards how many were written.
+    let fits = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) } >= 0;
+    groups.truncate(if fits { usize::try_from(count).unwrap_or(0) } else { 0 });
+    if groups.is_empty() { vec![gid] } else { groups }
 }
 
 /// Registers a descriptor with the runtime this is called on, to wait until it can be read.

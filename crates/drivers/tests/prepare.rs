@@ -21,6 +21,8 @@ fn draft(cwd: &Path) -> Draft {
         artifact: None,
         stop_signal: StopSignal::Term,
         quiet: None,
+        user: None,
+        limits: trundle_core::revision::RunLimits::default(),
         protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },

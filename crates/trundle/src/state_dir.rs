@@ -43,8 +43,9 @@ pub fn prepare(dir: &Path) -> Result<(), StateDirError> {
     let probe = dir.join(format!(".probe-{}", std::process::id()));
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(unusable)?;
     let mode = fs::metadata(dir).map_err(unusable)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
+    // That others may pass through is what `run.user` needs to come to an artifact.
+    if mode & 0o066 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7711)).map_err(unusable)?;
     }
     Ok(())
 }

@@ -211,6 +211,7 @@ fn check(whole: &Value, schema: &Value, value: &Value, path: &str, found: &mut V
                 "array" => value.is_array(),
                 "string" => value.is_string(),
                 "integer" => value.is_i64(),
+                "number" => value.is_number(),
                 "boolean" => value.is_boolean(),
                 other => panic!("{other} is a type that is not known"),
             },
@@ -218,8 +219,8 @@ fn check(whole: &Value, schema: &Value, value: &Value, path: &str, found: &mut V
             "required" => {
                 rule.as_array().unwrap().iter().all(|key| value.get(key.as_str().unwrap()).is_some())
             }
-            "minimum" => value.as_i64().is_none_or(|number| number >= rule.as_i64().unwrap()),
-            "maximum" => value.as_i64().is_none_or(|number| number <= rule.as_i64().unwrap()),
+            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
             "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().unwrap()),
             "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap()),
             "pattern" => {

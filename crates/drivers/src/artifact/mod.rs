@@ -130,7 +130,8 @@ fn publish(layout: &Layout, aside: &Path, artifact: &Artifact) -> io::Result<()>
     durable::sync_folder(&layout.artifacts())
 }
 
-fn folder(layout: &Layout, artifact: &Artifact) -> PathBuf {
+/// Of the copy, with what belongs to it.
+pub(crate) fn folder(layout: &Layout, artifact: &Artifact) -> PathBuf {
     let safe: String = artifact.digest.0.chars().filter(char::is_ascii_hexdigit).collect();
     layout.artifacts().join(safe)
 }

@@ -95,6 +95,9 @@ fn spawn(argv: &[String], around: &Surroundings) -> Result<(Session, OwnedFd), S
     command.args(args).current_dir(&around.cwd).env_clear().envs(&around.env);
     command.stdin(Stdio::null()).stdout(out).stderr(err);
     sys::own_session(&mut command, cores::bytes_max());
+    if let Some(run_as) = &around.run_as {
+        sys::become_user(&mut command, run_as);
+    }
     let child = command.spawn().map_err(text)?;
     Ok((Session { child: Some(child) }, reader.into()))
 }

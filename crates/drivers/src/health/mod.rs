@@ -28,6 +28,7 @@ use identity::Identity;
 use pace::Pace;
 
 use crate::placeholder::Values;
+use crate::user::RunAs;
 
 /// Whom to probe, and with what.
 pub(crate) struct Target {
@@ -43,6 +44,7 @@ pub(crate) struct Target {
 pub(crate) struct Surroundings {
     pub cwd: PathBuf,
     pub env: BTreeMap<String, String>,
+    pub run_as: Option<RunAs>,
 }
 
 /// Runs a command beside the instance, as a probe would. The error says how it ended, with what it wrote.

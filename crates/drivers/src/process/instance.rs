@@ -28,7 +28,7 @@ use crate::health::{Seen, Target, Watch, run_beside};
 use crate::placeholder::Values;
 use crate::shim::record::{Refusal, ShimRecord};
 use crate::sweep::Marks;
-use crate::{procfs, sys};
+use crate::{groups, procfs, sys};
 
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// For the shim to note the end of what was killed, before it is killed itself.
@@ -273,6 +273,7 @@ impl Job {
         if !dir.exit().is_some_and(|exit| exit.nothing_left) {
             self.sweep(Marks { leader: Some(record.child()), ..self.label() }).await;
         }
+        groups::remove(&self.name, &self.context.state_dir);
         self.ports().give_back(record.port, &self.name);
         crash_point!("driver.buried.after");
     }

@@ -17,6 +17,7 @@ use crate::procfs::{INSTANCE_KEY, STATE_DIR_KEY};
 use crate::program::{DEFAULT_PATH, find_program};
 use crate::seal::Sealer;
 use crate::shim::record::Refusal;
+use crate::user::{self, RunAs};
 use crate::{artifact, prepare};
 
 /// All that an app gets of the daemon's own environment.
@@ -27,6 +28,7 @@ pub(super) struct Launch {
     pub argv: Vec<String>,
     pub cwd: PathBuf,
     pub env: BTreeMap<String, String>,
+    pub run_as: Option<RunAs>,
 }
 
 impl Launch {
@@ -52,7 +54,12 @@ impl Launch {
             let text = format!("the folder {} is not there: create it, or correct run.cwd", cwd.display());
             return Err(Refusal::new(RefusalCode::NotFound, text));
         }
-        let env = environment(context, app, key, revision, port)?;
+        let run_as = run_as(run)?;
+        if let Some(artifact) = run.artifact.as_ref().filter(|_| run_as.is_some()) {
+            user::open_way_to(&context.layout, artifact)
+                .map_err(|error| Refusal::system("cannot let run.user come to the artifact", error))?;
+        }
+        let env = environment(context, app, key, revision, port, run_as.as_ref())?;
         let values = Values::new(app, key, &revision.template.version, port);
         let argv: Result<Vec<String>, _> =
             command.iter().map(|arg| placeholder::fill(arg, &values)).collect();
@@ -62,7 +69,7 @@ impl Launch {
             Some(_) => find_program(argv.first().map_or("", String::as_str), &cwd, path_variable)?,
             None => digests::verify(run, &cwd, path_variable, &context.digests)?,
         };
-        Ok(Self { program, argv, cwd, env })
+        Ok(Self { program, argv, cwd, env, run_as })
     }
 }
 
@@ -84,8 +91,14 @@ pub(super) fn surroundings(
     port: u16,
 ) -> Result<Surroundings, String> {
     let (_, cwd) = place(context, &revision.template.run);
-    let env = environment(context, app, key, revision, port).map_err(|refusal| refusal.text)?;
-    Ok(Surroundings { cwd, env })
+    let run_as = run_as(&revision.template.run).map_err(|refusal| refusal.text)?;
+    let env = environment(context, app, key, revision, port, run_as.as_ref());
+    Ok(Surroundings { cwd, env: env.map_err(|refusal| refusal.text)?, run_as })
+}
+
+fn run_as(run: &Run) -> Result<Option<RunAs>, Refusal> {
+    let resolved = run.user.as_deref().map(user::resolve).transpose();
+    resolved.map_err(|error| Refusal::new(RefusalCode::NotFound, format!("run.user: {error}")))
 }
 
 fn environment(
@@ -94,11 +107,16 @@ fn environment(
     key: InstanceKey,
     revision: &Revision,
     port: u16,
+    run_as: Option<&RunAs>,
 ) -> Result<BTreeMap<String, String>, Refusal> {
     let run = &revision.template.run;
     let inherited = INHERITED.iter().filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?)));
     let mut env: BTreeMap<String, String> = inherited.collect();
     env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+    if let Some(run_as) = run_as {
+        env.insert("HOME".to_owned(), run_as.home.clone());
+        env.insert("USER".to_owned(), run_as.name.clone());
+    }
     env.extend(run.env.iter().map(|(key, value)| (key.to_string(), value.clone())));
     if let Some(sealed) = &run.sealed {
         let values = Sealer::open(&context.layout).and_then(|sealer| sealer.open_values(sealed));

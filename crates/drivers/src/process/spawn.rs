@@ -72,6 +72,8 @@ fn run_shim(job: &Job, dir: &InstanceDir, launch: Launch, port: u16) -> Result<S
         env: launch.env,
         log: LogLimits::default(),
         core_bytes_max: cores::bytes_max(),
+        run_as: launch.run_as,
+        limits: job.revision.template.run.limits.clone(),
     };
     let text = serde_json::to_vec(&spec)
         .map_err(|_| Refusal::system("cannot write the specification", "not JSON"))?;

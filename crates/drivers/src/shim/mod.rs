@@ -16,10 +16,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{getpid, set_child_subreaper, setsid};
+use rustix::fs::Uid;
+use rustix::process::{Resource, geteuid, getpid, getrlimit, set_child_subreaper, setsid};
 use trundle_core::event::RefusalCode;
 use trundle_crashpoint::crash_point;
 
+use crate::groups::Group;
 use crate::layout::InstanceDir;
 use crate::{cores, procfs, sys};
 use record::{Answer, Refusal, ShimRecord, Spec};
@@ -59,6 +61,8 @@ struct Shim {
     log: Log,
     output: OwnedFd,
     children: OwnedFd,
+    /// Of an instance with limits.
+    group: Option<Group>,
     group_kills: Option<u64>,
     /// Held until the end: it says that this folder has a shim.
     _lock: File,
@@ -80,9 +84,13 @@ fn start() -> Result<Shim, Refusal> {
     }
     crash_point!("shim.locked.after");
     let log = Log::open(dir.log(), spec.log).map_err(system("cannot open the log"))?;
-    let group_kills = oom::group_kills();
+    let group = Group::make(&spec.name, &spec.state_dir, &spec.limits);
+    let group = group.map_err(|why| Refusal::new(RefusalCode::System, format!("run.limits: {why}")))?;
+    let group_kills = oom::group_kills(group.as_ref());
     crash_point!("shim.child.before");
-    let (output, child) = spawn(&spec)?;
+    let (output, child) = spawn(&spec, group.as_ref()).inspect_err(|_| {
+        group.iter().for_each(Group::remove);
+    })?;
     crash_point!("shim.child.after");
     let record = ShimRecord {
         shim_pid: std::process::id(),
@@ -102,6 +110,7 @@ fn start() -> Result<Shim, Refusal> {
         log,
         output,
         children,
+        group,
         group_kills,
         _lock: lock,
     };
@@ -123,7 +132,7 @@ fn read_spec() -> Result<Spec, Refusal> {
         .map_err(|_| Refusal::new(RefusalCode::System, "the specification on standard input is not whole"))
 }
 
-fn spawn(spec: &Spec) -> Result<(OwnedFd, Child), Refusal> {
+fn spawn(spec: &Spec, group: Option<&Group>) -> Result<(OwnedFd, Child), Refusal> {
     let (program_name, args) = match spec.argv.split_first() {
         Some(split) => split,
         None => return Err(Refusal::new(RefusalCode::System, "the command is empty")),
@@ -134,11 +143,37 @@ fn spawn(spec: &Spec) -> Result<(OwnedFd, Child), Refusal> {
     command.arg0(program_name).args(args).current_dir(&spec.cwd);
     command.env_clear().envs(&spec.env).stdin(Stdio::null()).stdout(out).stderr(err);
     sys::own_session(&mut command, spec.core_bytes_max);
+    if let Some(group) = group {
+        let doors = group.doors().map_err(|error| Refusal::system("cannot open the control group", error))?;
+        sys::enter_groups(&mut command, doors);
+    }
+    if let Some(most) = spec.limits.open_files {
+        check_open_files(most)?;
+        sys::limit_open_files(&mut command, most);
+    }
+    if let Some(run_as) = &spec.run_as {
+        // So that it may open /dev/stdout again, as some programs do.
+        let _ = rustix::fs::fchown(&reader, Some(Uid::from_raw(run_as.uid)), None);
+        // Last: it gives up the right to do the others.
+        sys::become_user(&mut command, run_as);
+    }
     let child = command.spawn().map_err(|error| refused_exec(spec, &error))?;
     let reader = OwnedFd::from(reader);
     rustix::io::ioctl_fionbio(&reader, true)
         .map_err(|error| Refusal::system("cannot prepare the pipe", error))?;
     Ok((reader, child))
+}
+
+fn check_open_files(most: u64) -> Result<(), Refusal> {
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    if geteuid().is_root() || allowed.is_none_or(|allowed| most <= allowed) {
+        return Ok(());
+    }
+    let text = format!(
+        "run.limits.open_files is {most}, and this user may have {} at most",
+        allowed.unwrap_or_default()
+    );
+    Err(Refusal::new(RefusalCode::System, text))
 }
 
 fn refused_exec(spec: &Spec, error: &io::Error) -> Refusal {

@@ -6,8 +6,13 @@ use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// The count of such kills in our control group, to be compared later. None: it cannot be read.
-pub(super) fn group_kills() -> Option<u64> {
+use crate::groups::Group;
+
+/// The count of such kills in the instance's control group, or in ours, to be compared later. None: it cannot be read.
+pub(super) fn group_kills(group: Option<&Group>) -> Option<u64> {
+    if let Some(kills) = group.and_then(Group::kills) {
+        return Some(kills);
+    }
     kills_of(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
@@ -30,10 +35,10 @@ fn kills_of(groups: &str, root: &Path) -> Option<u64> {
 }
 
 /// Asked after a death by SIGKILL. `kills_before` is what [`group_kills`] said when the process started.
-pub(super) fn was_killed(pid: u32, kills_before: Option<u64>) -> bool {
+pub(super) fn was_killed(pid: u32, group: Option<&Group>, kills_before: Option<u64>) -> bool {
     match kernel_log_names(pid) {
         Some(answer) => answer,
-        None => kills_before.zip(group_kills()).is_some_and(|(before, now)| now > before),
+        None => kills_before.zip(group_kills(group)).is_some_and(|(before, now)| now > before),
     }
 }
 

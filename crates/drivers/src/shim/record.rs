@@ -8,9 +8,11 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use trundle_core::event::{Exit, RefusalCode};
+use trundle_core::revision::RunLimits;
 
 use crate::program::NotRunnable;
 use crate::sweep::Process;
+use crate::user::RunAs;
 
 /// Everything a shim needs to know, on its standard input.
 #[derive(Serialize, Deserialize)]
@@ -33,6 +35,9 @@ pub(crate) struct Spec {
     pub log: LogLimits,
     /// Of a core dump of the app; None: unlimited.
     pub core_bytes_max: Option<u64>,
+    /// None: as the daemon.
+    pub run_as: Option<RunAs>,
+    pub limits: RunLimits,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -33,10 +33,13 @@ impl Shim {
         }
         self.drain();
         let signal = status.and_then(WaitStatus::terminating_signal);
-        let oom_killed =
-            signal == Some(libc::SIGKILL) && oom::was_killed(self.record.child_pid, self.group_kills);
+        let oom_killed = signal == Some(libc::SIGKILL)
+            && oom::was_killed(self.record.child_pid, self.group.as_ref(), self.group_kills);
         if oom_killed {
             self.log.write(b"trundle: the kernel killed this process: out of memory\n");
+        }
+        if let Some(group) = &self.group {
+            group.remove();
         }
         let code = status.and_then(WaitStatus::exit_status);
         let record = ExitRecord { oom_killed, nothing_left, ..ExitRecord::now(code, signal) };

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use trundle_core::event::{Evidence, Exit, Fact, RefusalCode};
 use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
-use trundle_core::revision::{Check, Health, HttpProbe, Port, Probe, Protocol, Revision, StopSignal};
+use trundle_core::revision::{
+    Check, Health, HttpProbe, Port, Probe, Protocol, Revision, RunLimits, StopSignal,
+};
 use trundle_drivers::{Draft, ProcessConfig, ProcessDriver, prepare, still_running};
 use trundle_engine::ports::{Driver as _, Ensure, Fence, Kept, Report};
 
@@ -63,6 +65,8 @@ pub fn sample(cwd: &Path, env: &[(&str, &str)]) -> Draft {
         artifact: None,
         stop_signal: StopSignal::Term,
         quiet: None,
+        user: None,
+        limits: RunLimits::default(),
         protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: http("/ready"), live: None, ready_assumed: false },

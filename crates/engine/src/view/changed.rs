@@ -19,7 +19,7 @@ pub struct Changed {
     /// Files whose bytes are others.
     pub bytes: Vec<String>,
     pub artifact: Option<[Option<String>; 2]>,
-    /// The health checks, the stop signal or the port.
+    /// The health checks, the stop signal, the user, the limits or the port.
     pub other: Vec<String>,
 }
 
@@ -37,6 +37,12 @@ pub fn changed(old: &Template, new: &Template) -> Changed {
     }
     if a.quiet != b.quiet {
         other.push("quiet".to_owned());
+    }
+    if a.user != b.user {
+        other.push("user".to_owned());
+    }
+    if a.limits != b.limits {
+        other.push("limits".to_owned());
     }
     if a.protocol != b.protocol {
         other.push("protocol".to_owned());

@@ -94,6 +94,9 @@ stop_signal = "SIGTERM"           # asks an instance to end, once its last reque
 port = "auto"                     # a free one for each instance; a number means one replica, stopped first
 protocol = "http1"                # or "h2c": HTTP/2 without TLS, as gRPC servers speak it
 
+# user = "www-data"               # as whom it runs, or "user:group"; needs a daemon that is root
+# limits = { memory = "512MiB", cpu = 1.5, open_files = 65536 }   # of one instance; nothing by itself
+
 # How a worker is told to take no more work before stop_signal, by a signal or a program, and when it has finished:
 # [run.quiet]
 # signal = "SIGTSTP"

@@ -65,6 +65,8 @@ fn draft(
         stop_signal: run.stop_signal,
         protocol: run.protocol,
         quiet: run.quiet,
+        user: run.user,
+        limits: run.limits,
         port,
         health,
     }

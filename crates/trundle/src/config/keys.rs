@@ -29,8 +29,11 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("port", "\"auto\""),
             ("protocol", "\"http1\""),
             ("quiet", "[run.quiet]"),
+            ("user", "\"www-data\""),
+            ("limits", "[run.limits]"),
         ],
     ),
+    ("run.limits", &[("memory", "\"512MiB\""), ("cpu", "1.5"), ("open_files", "65536")]),
     (
         "run.quiet",
         &[

@@ -32,7 +32,7 @@ pub enum Value {
     Text(String),
     /// None: it does not fit.
     Integer(Option<i64>, Raw),
-    Float(Raw),
+    Float(f64, Raw),
     Bool(bool, Raw),
     Date(Raw),
     List(Vec<Node>),
@@ -48,7 +48,7 @@ impl Value {
         match self {
             Self::Text(_) => "a text",
             Self::Integer(..) => "a number",
-            Self::Float(_) => "a number with a point",
+            Self::Float(..) => "a number with a point",
             Self::Bool(true, _) => "true",
             Self::Bool(false, _) => "false",
             Self::Date(_) => "a date",
@@ -60,7 +60,9 @@ impl Value {
     /// The text of a value that is no text, if it came without quotes from the command line.
     pub fn raw(&self) -> Option<&str> {
         match self {
-            Self::Integer(_, raw) | Self::Float(raw) | Self::Bool(_, raw) | Self::Date(raw) => raw.as_deref(),
+            Self::Integer(_, raw) | Self::Float(_, raw) | Self::Bool(_, raw) | Self::Date(raw) => {
+                raw.as_deref()
+            }
             Self::Text(_) | Self::List(_) | Self::Table(_) => None,
         }
     }
@@ -96,7 +98,7 @@ fn of_value(value: &DeValue<'_>, place: &dyn Fn(Range<usize>) -> Place, raw: Opt
         DeValue::Integer(number) => {
             Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok(), own_raw())
         }
-        DeValue::Float(_) => Value::Float(own_raw()),
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN), own_raw()),
         DeValue::Boolean(flag) => Value::Bool(*flag, own_raw()),
         DeValue::Datetime(_) => Value::Date(own_raw()),
         // What stands inside brackets is TOML: there a text has its quotes.

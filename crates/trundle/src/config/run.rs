@@ -4,8 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use trundle_core::revision::{Port, Protocol, Quiet, QuietBy, QuietSignal, StopSignal};
+use trundle_core::revision::{Port, Protocol, Quiet, QuietBy, QuietSignal, RunLimits, StopSignal};
 use trundle_drivers::prepare::DraftArtifact;
+use trundle_drivers::user::{self, UserError};
 
 use super::node::{Node, Value};
 use super::program;
@@ -15,6 +16,7 @@ use super::source::shown;
 use super::value::{self, Wrong};
 
 pub const PATH_BYTES_MAX: usize = 4_096;
+const LEAST_MEMORY: u64 = 1 << 20;
 
 /// The part of a draft that says what is started.
 pub struct Run {
@@ -24,6 +26,8 @@ pub struct Run {
     pub stop_signal: StopSignal,
     pub protocol: Protocol,
     pub quiet: Option<Quiet>,
+    pub user: Option<String>,
+    pub limits: RunLimits,
 }
 
 /// `path_variable` is what PATH will say to the program.
@@ -45,7 +49,39 @@ pub fn read(section: &Section<'_>, folder: &Path, path_variable: &str) -> Option
     let stop_signal = section.get("stop_signal", value::choice).unwrap_or(StopSignal::Term);
     let protocol = section.get("protocol", value::choice).unwrap_or(Protocol::Http1);
     let quiet = section.table("run.quiet").and_then(|section| read_quiet(&section));
-    Some(Run { command: command?, cwd, artifact, stop_signal, protocol, quiet })
+    let user = section.get("user", read_user);
+    let limits = section.table("run.limits").map(|section| read_limits(&section)).unwrap_or_default();
+    Some(Run { command: command?, cwd, artifact, stop_signal, protocol, quiet, user, limits })
+}
+
+fn read_user(node: &Node) -> Result<String, Wrong> {
+    let written = value::text_up_to(PATH_BYTES_MAX)(node)?;
+    match user::check(&written) {
+        Ok(()) => Ok(written),
+        Err(error @ UserError::NotRoot { .. }) => Err(Wrong::Value(
+            error.to_string(),
+            "run the daemon, and this command, as root; or leave run.user out".to_owned(),
+        )),
+        Err(error) => Err(Wrong::Value(
+            error.to_string(),
+            "write a user, or user:group, of this machine, by name or number".to_owned(),
+        )),
+    }
+}
+
+fn read_limits(section: &Section<'_>) -> RunLimits {
+    let memory = |node: &Node| match value::bytes(node)? {
+        bytes if bytes < LEAST_MEMORY => Err(Wrong::Value(
+            format!("{bytes} bytes of memory are too few for any process"),
+            "use \"1MiB\" or more".to_owned(),
+        )),
+        bytes => Ok(bytes),
+    };
+    RunLimits {
+        memory_bytes: section.get("memory", memory),
+        cpu_millis: section.get("cpu", value::cores_millis),
+        open_files: section.get("open_files", value::whole(16, 1 << 20)).map(u64::from),
+    }
 }
 
 fn read_quiet(section: &Section<'_>) -> Option<Quiet> {

@@ -3,15 +3,19 @@
 //! Words and defaults are taken from the types that the reader fills. A test holds the keys against the reader's own list.
 //! It is no second reader: whether values fit together, and whether files are there, only `validate` knows.
 
+mod listen;
+mod run;
+
 use serde::de::value::{Error as ChoiceError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::{Map, Value, json};
 use trundle_core::limits::Order;
-use trundle_core::revision::{Check, Probe, Protocol, Quiet, QuietSignal, StopSignal};
-use trundle_core::settings::{AccessFormat, Acme, Listen, MAX_REPLICAS, OnFailure, RolloutSettings};
-use trundle_proxy::Limits;
+use trundle_core::revision::{Check, Probe};
+use trundle_core::settings::{MAX_REPLICAS, OnFailure, RolloutSettings};
 
 use super::duration;
+use listen::listen;
+use run::run;
 
 const ADDRESS: &str = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
 
@@ -50,270 +54,6 @@ pub fn document() -> Value {
     put(&mut root, "description", json!("What runs, and how a new version replaces the old one."));
     put(&mut root, "definitions", json!({ "check": a_check() }));
     root
-}
-
-fn run() -> Value {
-    let mut run = table(vec![
-        (
-            "command",
-            described(
-                command(),
-                "A program and its arguments; no shell. {port}, {version}, {revision} and {instance} are filled in, {{ is a brace.",
-            ),
-        ),
-        ("cwd", default(described(text(), "Where it is run, seen from this file."), json!("."))),
-        (
-            "env",
-            described(
-                texts_by_name("^[A-Za-z_][A-Za-z0-9_]{0,127}$"),
-                "Variables. PORT and TRUNDLE_* are set for each instance.",
-            ),
-        ),
-        ("env_file", described(text(), "A file of lines KEY=VALUE; the values are sealed on disk.")),
-        (
-            "artifact",
-            described(
-                text(),
-                "A file or folder that is copied and run from there, so that old versions stay runnable.",
-            ),
-        ),
-        (
-            "secrets",
-            described(
-                json!({ "type": "array", "items": { "type": "string" } }),
-                "Names of variables that are taken from the environment of `trundle deploy`, and never shown.",
-            ),
-        ),
-        (
-            "stop_signal",
-            default(
-                described(one_of::<StopSignal>(), "Asks an instance to end, once its last request is done."),
-                json!(StopSignal::Term),
-            ),
-        ),
-        (
-            "port",
-            default(
-                described(
-                    json!({ "anyOf": [{ "enum": ["auto"] }, whole(1, u32::from(u16::MAX))] }),
-                    "A free one for each instance, or a number: then one replica, stopped before the new one starts.",
-                ),
-                json!("auto"),
-            ),
-        ),
-        (
-            "protocol",
-            default(
-                described(
-                    one_of::<Protocol>(),
-                    "What an instance speaks: HTTP/1.1, or HTTP/2 without TLS, as gRPC does.",
-                ),
-                json!(Protocol::Http1),
-            ),
-        ),
-        (
-            "quiet",
-            described(quiet(), "How a worker is told to take no more work, before it is told to stop."),
-        ),
-    ]);
-    put(&mut run, "required", json!(["command"]));
-    run
-}
-
-fn quiet() -> Value {
-    let mut quiet = table(vec![
-        ("signal", described(one_of::<QuietSignal>(), "Tells it so.")),
-        ("exec", described(command(), "A program that tells it so. {port} is filled in.")),
-        (
-            "finished",
-            described(
-                command(),
-                "A program that is run each second: exit 0 says that nothing is at hand any more. Without it: until the app ends.",
-            ),
-        ),
-        ("timeout", time("Then it is told to stop all the same.", Quiet::TIMEOUT_MS)),
-    ]);
-    put(&mut quiet, "oneOf", json!([{ "required": ["signal"] }, { "required": ["exec"] }]));
-    quiet
-}
-
-fn listen() -> Value {
-    let mut listen = table(vec![
-        (
-            "http",
-            described(
-                json!({ "type": "string", "pattern": ADDRESS }),
-                "An address with a port, such as 127.0.0.1:8080.",
-            ),
-        ),
-        (
-            "https",
-            described(
-                json!({ "type": "string", "pattern": ADDRESS }),
-                "An address with a port for clients with TLS, such as 0.0.0.0:443.",
-            ),
-        ),
-        ("tls", described(tls(), "The certificate for https.")),
-        ("unix", described(text(), "The path of a Unix socket, behind nginx.")),
-        (
-            "tcp",
-            described(
-                json!({ "type": "string", "pattern": ADDRESS }),
-                "An address that carries bytes and no HTTP; instead of the others.",
-            ),
-        ),
-        (
-            "hosts",
-            described(
-                texts(),
-                "Whose requests are this app's where others have the same address; *.shop.example is all below it.",
-            ),
-        ),
-        ("paths", described(texts(), "The same of paths: /api is /api and all below it; the longest wins.")),
-        ("access_log", described(one_of::<AccessFormat>(), "Write a line for each request.")),
-        (
-            "access_log_file",
-            described(
-                text(),
-                "Where; without it access/NAME.log in the state directory. It may be moved away.",
-            ),
-        ),
-        (
-            "trusted_proxies",
-            default(
-                described(
-                    json!({ "type": "array", "items": { "type": "string" } }),
-                    "Whose X-Forwarded-* is believed: addresses, networks, \"unix\".",
-                ),
-                json!([]),
-            ),
-        ),
-        (
-            "version_header",
-            default(
-                described(
-                    json!({ "type": "string" }),
-                    "Says on every answer which version gave it; \"\" turns it off.",
-                ),
-                json!("X-App-Version"),
-            ),
-        ),
-        (
-            "hold",
-            described(
-                time("", 0),
-                "Requests wait so long for an instance while there is none; 30s with a fixed port, else not at all.",
-            ),
-        ),
-        (
-            "drain_spread",
-            time(
-                "Streams that have to move are told at moments spread over this time.",
-                Listen::default().drain_spread_ms,
-            ),
-        ),
-        ("limits", described(limits(), "What one client may take.")),
-    ]);
-    put(
-        &mut listen,
-        "anyOf",
-        json!([
-            { "required": ["http"] },
-            { "required": ["https"] },
-            { "required": ["unix"] },
-            { "required": ["tcp"] }
-        ]),
-    );
-    listen
-}
-
-fn tls() -> Value {
-    let mut tls = table(vec![
-        ("cert", described(text(), "The chain of certificates, as PEM; read anew when it changes.")),
-        ("key", described(text(), "Its key, as PEM.")),
-        (
-            "acme",
-            described(
-                text(),
-                "Instead of both: fetch a certificate for the hosts and renew it. An address of mail, for when something is wrong.",
-            ),
-        ),
-        (
-            "acme_directory",
-            default(
-                described(json!({ "type": "string", "pattern": "^https://" }), "The authority's directory."),
-                json!(Acme::DIRECTORY),
-            ),
-        ),
-        (
-            "acme_root",
-            described(text(), "Who has signed the directory's own certificate, if the system does not know."),
-        ),
-        (
-            "redirect",
-            default(
-                described(
-                    json!({ "type": "boolean" }),
-                    "Send requests to the address without TLS to the one with it.",
-                ),
-                json!(false),
-            ),
-        ),
-        (
-            "hsts",
-            described(
-                time("", 0),
-                "Browsers shall come with TLS only, for so long; not at all, if it is not written.",
-            ),
-        ),
-    ]);
-    put(&mut tls, "oneOf", json!([{ "required": ["cert", "key"] }, { "required": ["acme"] }]));
-    tls
-}
-
-fn limits() -> Value {
-    let own = Limits::default();
-    let size = |text: &str| {
-        let size = json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": "^[0-9]+ ?([KMG]iB)?$" }] });
-        described(size, text)
-    };
-    let count =
-        |text: &str, default: usize| self::default(described(whole(1, 1_000_000), text), json!(default));
-    table(vec![
-        (
-            "header_size",
-            default(size("Request line and headers together; more is answered with 431."), json!("64KiB")),
-        ),
-        ("headers", count("So many headers; more are answered with 431.", own.headers)),
-        ("body_size", size("A request's body; more is answered with 413. Without it there is no limit.")),
-        (
-            "header_timeout",
-            time("From the first byte of a request to the end of its headers.", own.header_timeout_ms),
-        ),
-        (
-            "idle_timeout",
-            time("A connection without a request, or a body that does not move.", own.idle_timeout_ms),
-        ),
-        (
-            "body_rate",
-            default(
-                described(
-                    whole(0, 1 << 30),
-                    "Bytes a second that a body of HTTP/1.1 has to bring on average, after header_timeout; 0: any.",
-                ),
-                json!(own.body_rate),
-            ),
-        ),
-        (
-            "response_timeout",
-            time(
-                "From the last byte that went to the instance to its answer; then 504.",
-                own.response_timeout_ms,
-            ),
-        ),
-        ("connect_timeout", time("For one attempt to reach an instance.", own.connect_timeout_ms)),
-        ("connections", count("So many clients at once; above it, new ones wait.", own.max_connections)),
-    ])
 }
 
 fn a_check() -> Value {
@@ -516,6 +256,12 @@ fn one_of<T: DeserializeOwned>() -> Value {
     let expected = said.split_once("expected").map_or("", |(_, words)| words);
     let words: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
     json!({ "enum": words })
+}
+
+/// A number of bytes.
+fn size(text: &str) -> Value {
+    let size = json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": "^[0-9]+ ?([KMG]iB)?$" }] });
+    described(size, text)
 }
 
 #[cfg(test)]

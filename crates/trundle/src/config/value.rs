@@ -61,7 +61,7 @@ pub fn text_up_to(longest: usize) -> impl Fn(&Node) -> Result<String, Wrong> {
 
 /// A checked name; the rule is the hint.
 pub fn name<T: FromStr<Err = BadName>>(node: &Node) -> Result<T, Wrong> {
-    if let (Value::Integer(..) | Value::Float(_), None) = (&node.value, node.value.raw()) {
+    if let (Value::Integer(..) | Value::Float(..), None) = (&node.value, node.value.raw()) {
         return Err(Wrong::Type("a text in quotes"));
     }
     text(node)?.parse().map_err(|bad: BadName| Wrong::Value(refused(&bad), bad.rule().to_owned()))
@@ -131,6 +131,20 @@ pub fn bytes(node: &Node) -> Result<u64, Wrong> {
         Some(bytes) => Ok(bytes),
         None => wrong(&format!("\"{}\"", shown(&text))),
     }
+}
+
+/// Cores: `2`, `0.5`; in thousandths of one.
+pub fn cores_millis(node: &Node) -> Result<u32, Wrong> {
+    let cores = match &node.value {
+        Value::Integer(Some(number), _) => *number as f64,
+        Value::Float(number, _) => *number,
+        _ => return Err(Wrong::Type("a number of cores")),
+    };
+    let millis = (cores * 1_000.0).round();
+    if (10.0..=1_024_000.0).contains(&millis) {
+        return Ok(millis as u32);
+    }
+    Err(Wrong::Value(format!("{cores} cores are not possible"), "use 0.01 to 1024, such as 1.5".to_owned()))
 }
 
 pub fn count_or_percent(node: &Node) -> Result<CountOrPercent, Wrong> {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub enum StartError {
 
 /// A log of our own in the state directory, appended to.
 pub fn log_file(state_dir: &Path, name: &str) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(state_dir.join(name))
+    OpenOptions::new().create(true).append(true).mode(0o600).open(state_dir.join(name))
 }
 
 /// What a process that lives long gets of the environment of a command: not the secrets that a deploy was given.

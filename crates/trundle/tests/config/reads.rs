@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use trundle_core::limits::{CountOrPercent, Order};
-use trundle_core::revision::{Port, Probe, Protocol, Quiet, QuietBy, StopSignal};
+use trundle_core::revision::{Port, Probe, Protocol, Quiet, QuietBy, RunLimits, StopSignal};
 use trundle_core::settings::{AccessFormat, AccessLog, OnFailure, RolloutSettings};
 
 use crate::config::{self, Loaded, Secrets};
@@ -44,6 +44,10 @@ artifact = "server"
 secrets = ["SET", "EMPTY"]
 stop_signal = "SIGINT"
 protocol = "h2c"
+[run.limits]
+memory = "512MiB"
+cpu = 1.5
+open_files = 65536
 [run.quiet]
 exec = ["./ctl", "{port}"]
 finished = ["./ctl", "idle"]
@@ -186,6 +190,9 @@ fn every_key_is_read() {
         timeout_ms: 90_000,
     };
     assert_eq!(draft.quiet, Some(quiet));
+    let limits =
+        RunLimits { memory_bytes: Some(512 << 20), cpu_millis: Some(1_500), open_files: Some(65_536) };
+    assert_eq!(draft.limits, limits);
     let health = draft.health;
     assert_eq!(health.startup.unwrap().probe, Probe::Exec(vec!["./check".into(), "{port}".into()]));
     assert_eq!(health.live.unwrap().probe, Probe::Tcp);

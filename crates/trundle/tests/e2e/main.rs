@@ -21,6 +21,7 @@ mod hostile;
 mod input;
 mod json;
 mod kinds;
+mod limits;
 mod matrix;
 mod planted;
 mod repair;

@@ -1,0 +1,241 @@
+//! Control groups of instances with limits, of either version of the kernel's interface. A group is below our own, so that
+//! whoever limits us limits them too, and is removed when its instance has ended.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use trundle_core::revision::{RunLimits, hex};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Version 2 gives no controllers to the groups below one that has processes of its own: ours go into this one.
+const OURS: &str = "trundle-processes";
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Of one instance. Its folders stay until [`Group::remove`].
+#[derive(Debug)]
+pub(crate) struct Group {
+    memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+}
+
+impl Group {
+    /// Makes the group with its limits. None: there is nothing to limit.
+    pub fn make(name: &str, state_dir: &str, limits: &RunLimits) -> Result<Option<Self>, String> {
+        Self::make_in(Path::new(ROOT), &own_groups(), &unique(name, state_dir), limits)
+    }
+
+    fn make_in(root: &Path, groups: &str, name: &str, limits: &RunLimits) -> Result<Option<Self>, String> {
+        if limits.memory_bytes.is_none() && limits.cpu_millis.is_none() {
+            return Ok(None);
+        }
+        let place = |controller: &'static str, is_wanted: bool| {
+            is_wanted.then(|| Place::of(root, groups, controller)).transpose()
+        };
+        let memory = place("memory", limits.memory_bytes.is_some())?;
+        let cpu = place("cpu", limits.cpu_millis.is_some())?;
+        let group = Self {
+            memory: memory.as_ref().map(|place| place.folder.join(name)),
+            cpu: cpu.as_ref().map(|place| place.folder.join(name)),
+        };
+        let set = || -> Result<(), String> {
+            for place in memory.iter().chain(&cpu) {
+                place.prepare(root)?;
+                make_folder(&place.folder.join(name))?;
+            }
+            if let (Some(place), Some(folder), Some(bytes)) = (&memory, &group.memory, limits.memory_bytes) {
+                place.limit_memory(folder, bytes)?;
+            }
+            if let (Some(place), Some(folder), Some(millis)) = (&cpu, &group.cpu, limits.cpu_millis) {
+                place.limit_cpu(folder, millis)?;
+            }
+            Ok(())
+        };
+        match set() {
+            Ok(()) => Ok(Some(group)),
+            Err(error) => {
+                group.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// To write a process into, one each; open for whoever is about to start it.
+    pub fn doors(&self) -> io::Result<Vec<File>> {
+        self.folders()
+            .map(|folder| OpenOptions::new().write(true).open(folder.join("cgroup.procs")))
+            .collect()
+    }
+
+    /// How often the kernel has killed in it for want of memory.
+    pub fn kills(&self) -> Option<u64> {
+        let folder = self.memory.as_ref()?;
+        let counts = ["memory.events", "memory.oom_control"]
+            .iter()
+            .find_map(|file| fs::read_to_string(folder.join(file)).ok())?;
+        counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+    }
+
+    /// Nothing runs in it any more.
+    pub fn remove(&self) {
+        self.folders().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        let cpu = self.cpu.iter().filter(|cpu| Some(*cpu) != self.memory.as_ref());
+        self.memory.iter().chain(cpu)
+    }
+}
+
+/// Removes what a killed shim has left of the group.
+pub(crate) fn remove(name: &str, state_dir: &str) {
+    let (groups, name) = (own_groups(), unique(name, state_dir));
+    for controller in ["memory", "cpu"] {
+        if let Ok(place) = Place::of(Path::new(ROOT), &groups, controller) {
+            let _ = fs::remove_dir(place.folder.join(&name));
+        }
+    }
+}
+
+fn own_groups() -> String {
+    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+}
+
+/// Several daemons may be in one group.
+fn unique(name: &str, state_dir: &str) -> String {
+    let digest = hex(&Sha256::digest(state_dir.as_bytes()));
+    format!("trundle-{}-{name}", digest.get(..8).unwrap_or_default())
+}
+
+/// Where groups for a controller are made.
+struct Place {
+    folder: PathBuf,
+    is_version_2: bool,
+    controller: &'static str,
+}
+
+impl Place {
+    /// `groups` as in `/proc/PID/cgroup`.
+    fn of(root: &Path, groups: &str, controller: &'static str) -> Result<Self, String> {
+        let missing =
+            || format!("this machine has no control groups for {controller}, or none that are ours to use");
+        let lines = || {
+            groups.lines().filter_map(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                Some((fields.next()?, fields.next()?.trim_start_matches('/')))
+            })
+        };
+        // A machine may have both versions; a controller is with one of them.
+        if let Some((_, path)) = lines().find(|(names, _)| names.split(',').any(|name| name == controller)) {
+            let folder = root.join(controller).join(path);
+            return folder
+                .is_dir()
+                .then_some(Self { folder, is_version_2: false, controller })
+                .ok_or_else(missing);
+        }
+        let (_, path) = lines().find(|(names, _)| names.is_empty()).ok_or_else(missing)?;
+        let own = root.join(path);
+        let folder = if own.ends_with(OURS) { own.parent().map(Path::to_owned) } else { Some(own) };
+        let folder = folder.ok_or_else(missing)?;
+        let offered = fs::read_to_string(folder.join("cgroup.controllers")).map_err(|_| missing())?;
+        if !offered.split_whitespace().any(|name| name == controller) {
+            return Err(missing());
+        }
+        Ok(Self { folder, is_version_2: true, controller })
+    }
+
+    /// Version 2: the controller is handed on, for which no process may be in the group itself.
+    fn prepare(&self, root: &Path) -> Result<(), String> {
+        if !self.is_version_2 {
+            return Ok(());
+        }
+        let handed_on = self.folder.join("cgroup.subtree_control");
+        let is_on = fs::read_to_string(&handed_on)
+            .is_ok_and(|on| on.split_whitespace().any(|name| name == self.controller));
+        if is_on {
+            return Ok(());
+        }
+        if self.folder != root {
+            let ours = self.folder.join(OURS);
+            make_folder(&ours)?;
+            let processes = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
+            for pid in processes.lines() {
+                // One that has ended meanwhile is none.
+                let _ = fs::write(ours.join("cgroup.procs"), pid);
+            }
+        }
+        write(&handed_on, &format!("+{}", self.controller))
+    }
+
+    fn limit_memory(&self, folder: &Path, bytes: u64) -> Result<(), String> {
+        if self.is_version_2 {
+            write(&folder.join("memory.max"), &bytes.to_string())?;
+            // Where it can be had: swapping beyond the limit would make it none, and half an instance is none.
+            let _ = fs::write(folder.join("memory.swap.max"), "0");
+            let _ = fs::write(folder.join("memory.oom.group"), "1");
+            return Ok(());
+        }
+        write(&folder.join("memory.limit_in_bytes"), &bytes.to_string())?;
+        let _ = fs::write(folder.join("memory.memsw.limit_in_bytes"), bytes.to_string());
+        Ok(())
+    }
+
+    fn limit_cpu(&self, folder: &Path, millis: u32) -> Result<(), String> {
+        let quota = (u64::from(millis) * CPU_PERIOD_US / 1_000).max(1_000);
+        if self.is_version_2 {
+            return write(&folder.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"));
+        }
+        write(&folder.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+        write(&folder.join("cpu.cfs_quota_us"), &quota.to_string())
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), String> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(format!("the control group {} cannot be made: {error}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    fs::write(file, text).map_err(|error| format!("{} cannot be set to {text}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: RunLimits =
+        RunLimits { memory_bytes: Some(64 << 20), cpu_millis: Some(1_500), open_files: None };
+
+    /// A kernel of version 2 as files: what is written where.
+    #[test]
+    fn version_2_hands_controllers_on_and_its_own_processes_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let unit = root.path().join("system.slice/trundle.service");
+        fs::create_dir_all(&unit).unwrap();
+        fs::write(unit.join("cgroup.controllers"), "cpu io memory pids\n").unwrap();
+        fs::write(unit.join("cgroup.subtree_control"), "").unwrap();
+        fs::write(unit.join("cgroup.procs"), "12\n34\n").unwrap();
+        let groups = "0::/system.slice/trundle.service\n";
+        let group = Group::make_in(root.path(), groups, "web-1-1", &LIMITS).unwrap().unwrap();
+        let read = |path: &str| fs::read_to_string(unit.join(path)).unwrap();
+        assert_eq!(read("web-1-1/memory.max"), (64 << 20).to_string());
+        assert_eq!(read("web-1-1/cpu.max"), "150000 100000");
+        assert_eq!(read("trundle-processes/cgroup.procs"), "34", "the last one that was moved");
+        assert_eq!(read("cgroup.subtree_control"), "+cpu", "the last one that was handed on");
+        assert_eq!(group.folders().count(), 1);
+        // Once we are aside, groups are made beside us.
+        let aside = "0::/system.slice/trundle.service/trundle-processes\n";
+        let place = Place::of(root.path(), aside, "memory").unwrap();
+        assert_eq!(place.folder, unit);
+        fs::write(unit.join("cgroup.controllers"), "io pids\n").unwrap();
+        let error = Group::make_in(root.path(), groups, "web-1-2", &LIMITS).unwrap_err();
+        assert!(error.contains("no control groups for memory"), "{error}");
+        assert!(Group::make_in(root.path(), "", "web-1-2", &LIMITS).is_err());
+        assert!(Group::make_in(root.path(), "", "x", &RunLimits::default()).unwrap().is_none());
+    }
+}
