@@ -159,6 +159,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS, from the first byte.
     H2c,
+    /// HTTP/2 behind TLS, with whatever certificate.
+    H2,
 }
 
 /// A copy of a file or folder, kept in the state directory under its digest.

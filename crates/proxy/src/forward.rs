@@ -199,7 +199,11 @@ async fn forward(
             counts.app_cell(route.app_row, AppCell::Retried).fetch_add(1, Relaxed);
         }
         let endpoint = Arc::clone(claim.endpoint());
-        // A WebSocket begins with a request of HTTP/1.1, also where others go by HTTP/2.
+        // A WebSocket begins with a request of HTTP/1.1, also where others go by HTTP/2; behind TLS there is none.
+        if shape.websocket && endpoint.protocol == Protocol::Http2Tls {
+            let reason = "the app takes no WebSockets: its instances speak HTTP/2 behind TLS\n";
+            return fail(Refusal::rejected(StatusCode::NOT_IMPLEMENTED, reason));
+        }
         let protocol = if shape.websocket { Protocol::Http1 } else { endpoint.protocol };
         let kept = if stale { None } else { worker.pools.take(&endpoint, protocol) };
         let was_kept = kept.is_some();
@@ -221,7 +225,7 @@ async fn forward(
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
         // An endpoint of HTTP/2 may say of any of its streams that it did not look at it.
-        let may_come_back = was_kept || protocol == Protocol::Http2;
+        let may_come_back = was_kept || protocol.has_streams();
         let again = may_come_back.then(|| Again::of(&request));
         match send(client, &route, exchange, request, shape, again).await {
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -200,7 +201,7 @@ impl Pools {
         let mut pools = self.by_row.borrow_mut();
         let pool =
             pools[endpoint.row.index()].as_mut().filter(|pool| Arc::ptr_eq(&pool.endpoint, endpoint))?;
-        if protocol == Protocol::Http2 {
+        if protocol.has_streams() {
             pool.shared.retain(|shared| !shared.sender.is_closed());
             return pool.shared.iter().find_map(Shared::stream);
         }
@@ -243,6 +244,10 @@ impl Pools {
         match protocol {
             Protocol::Http1 => self.speak_http1(endpoint, stream).await,
             Protocol::Http2 => self.speak_http2(endpoint, stream).await,
+            Protocol::Http2Tls => {
+                let stream = tokio::time::timeout(timeout, trundle_tls::connect_h2(stream)).await??;
+                self.speak_http2(endpoint, stream).await
+            }
         }
     }
 
@@ -267,7 +272,7 @@ impl Pools {
     async fn speak_http2(
         self: &Rc<Self>,
         endpoint: &Arc<LiveEndpoint>,
-        stream: TcpStream,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> io::Result<Upstream> {
         let beside = Beside::default();
         let handshake = http2::Builder::new(beside.clone())

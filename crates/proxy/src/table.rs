@@ -177,6 +177,16 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS, from the first byte.
     Http2,
+    /// HTTP/2 behind TLS.
+    Http2Tls,
+}
+
+impl Protocol {
+    /// Whether a connection carries many requests at once.
+    #[must_use]
+    pub fn has_streams(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http2Tls)
+    }
 }
 
 /// What may happen with an endpoint.

@@ -282,6 +282,56 @@ fn a_drain_ends_with_the_last_stream_and_a_cut_ends_all() {
     assert_eq!(stats.cut_by_kind["request"], 1);
 }
 
+/// An app that speaks HTTP/2 behind TLS, with a certificate that it has made for itself; and one that does not, which is no
+/// instance that can be reached.
+#[test]
+fn an_app_behind_tls_is_spoken_to_with_http2_and_gets_no_websocket() {
+    let mut proxy = Proxy::start();
+    let own = rcgen::generate_simple_self_signed(["app".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                    Ok::<_, Infallible>(Response::new(whole(&format!("{:?}", request.version()))))
+                });
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+    });
+    let behind_tls = |id: &str, address| {
+        let mut endpoint = by_http2(id, address);
+        endpoint.protocol = Protocol::Http2Tls;
+        endpoint
+    };
+    proxy.route(vec![behind_tls("web-1-1", address)]);
+    assert_eq!(get(proxy.address, "/").text(), "HTTP/2.0");
+    let mut sent = Http::connect(proxy.address);
+    assert_eq!(sent.post("/", &[b'x'; 100_000]).unwrap().text(), "HTTP/2.0");
+    let upgrade = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    assert_eq!(raw(proxy.address, upgrade).status, 501);
+    let plain = Upstream::says("plain");
+    proxy.route(vec![behind_tls("web-1-2", plain.address)]);
+    assert_eq!(get(proxy.address, "/").status, 502);
+}
+
 /// RFC 9113 §8.7: a stream that was refused, or that is above the last one of a GOAWAY, was not looked at.
 #[test]
 fn a_stream_that_was_refused_goes_to_another_endpoint_also_with_a_body() {

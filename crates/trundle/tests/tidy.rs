@@ -12,8 +12,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("trundle-core", &[]),
     ("trundle-crashpoint", &[]),
     ("trundle-engine", &["trundle-core", "trundle-crashpoint"]),
-    ("trundle-drivers", &["trundle-core", "trundle-crashpoint", "trundle-engine"]),
-    ("trundle-proxy", &["trundle-crashpoint"]),
+    ("trundle-tls", &[]),
+    ("trundle-drivers", &["trundle-core", "trundle-crashpoint", "trundle-engine", "trundle-tls"]),
+    ("trundle-proxy", &["trundle-crashpoint", "trundle-tls"]),
     ("trundle-sim", &["trundle-core", "trundle-engine"]),
     (
         "trundle",

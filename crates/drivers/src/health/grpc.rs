@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::probe::io_text;
@@ -20,8 +21,19 @@ const PREFIX: usize = 5;
 const ANSWER_BYTES_MAX: usize = 1024;
 
 /// The caller bounds the time.
-pub(super) async fn check(address: SocketAddrV4, service: &str) -> Result<(), String> {
+pub(super) async fn check(address: SocketAddrV4, is_tls: bool, service: &str) -> Result<(), String> {
     let stream = TcpStream::connect(address).await.map_err(|error| io_text(&error))?;
+    if is_tls {
+        let stream = trundle_tls::connect_h2(stream).await.map_err(|error| io_text(&error))?;
+        return check_on(stream, address, service).await;
+    }
+    check_on(stream, address, service).await
+}
+
+async fn check_on<S>(stream: S, address: SocketAddrV4, service: &str) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| no_http2(&error))?;
     let connection = tokio::spawn(connection);

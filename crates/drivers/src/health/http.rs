@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use trundle_core::event::ProbeEvidence;
 use trundle_core::revision::HttpProbe;
@@ -52,8 +52,9 @@ fn request(probe: &HttpProbe) -> Result<Request<Empty<Bytes>>, String> {
 }
 
 /// The caller bounds the time.
-pub(super) async fn get(address: SocketAddrV4, probe: &HttpProbe) -> (bool, ProbeEvidence) {
-    match exchange(address, probe).await {
+pub(super) async fn get(address: SocketAddrV4, is_tls: bool, probe: &HttpProbe) -> (bool, ProbeEvidence) {
+    let answer = if is_tls { exchange_h2(address, probe).await } else { exchange(address, probe).await };
+    match answer {
         Ok(answer) => answer,
         Err(error) => (false, ProbeEvidence { error: Some(error), ..ProbeEvidence::default() }),
     }
@@ -78,6 +79,28 @@ async fn exchange(address: SocketAddrV4, probe: &HttpProbe) -> Result<(bool, Pro
         answer = &mut answer => answer,
         _ = connection => answer.await,
     }
+}
+
+/// The same of an app that speaks TLS, and HTTP/2 behind it.
+async fn exchange_h2(address: SocketAddrV4, probe: &HttpProbe) -> Result<(bool, ProbeEvidence), String> {
+    let mut request = request(probe)?;
+    // HTTP/2 has the host in the address, and no word about the connection.
+    let host = request.headers_mut().remove(header::HOST);
+    request.headers_mut().remove(header::CONNECTION);
+    let host = host.and_then(|host| host.to_str().ok().map(str::to_owned)).unwrap_or_default();
+    let uri = http::Uri::builder().scheme("https").authority(host).path_and_query(probe.path.as_str());
+    *request.uri_mut() = uri.build().map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect(address).await.map_err(|error| io_text(&error))?;
+    let stream = trundle_tls::connect_h2(stream).await.map_err(|error| io_text(&error))?;
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| hyper_text(&error))?;
+    let connection = tokio::spawn(connection);
+    let answer = match sender.send_request(request).await {
+        Ok(response) => Ok(judge(response, probe).await),
+        Err(error) => Err(hyper_text(&error)),
+    };
+    connection.abort();
+    answer
 }
 
 async fn judge(response: Response<Incoming>, probe: &HttpProbe) -> (bool, ProbeEvidence) {
@@ -153,7 +176,7 @@ mod tests {
             String::from_utf8_lossy(&request[..n]).into_owned()
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (succeeded, evidence) = runtime.block_on(get(address, probe));
+        let (succeeded, evidence) = runtime.block_on(get(address, false, probe));
         (succeeded, evidence, server.join().unwrap())
     }
 
@@ -206,7 +229,7 @@ mod tests {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let answer = runtime.block_on(async {
-            tokio::time::timeout(std::time::Duration::from_secs(20), get(address, probe)).await
+            tokio::time::timeout(std::time::Duration::from_secs(20), get(address, false, probe)).await
         });
         let (succeeded, evidence) = answer.expect("it reads for ever");
         drop(runtime);
@@ -235,6 +258,56 @@ mod tests {
         let (up, evidence, sent) = check_endless("HTTP/1.1 200 OK\r\n", "X-A: b\r\n", &probe("/"));
         assert!(!up && sent < KERNEL_BYTES_MAX, "{sent} bytes");
         assert!(evidence.error.as_ref().is_some_and(|e| e.contains("not HTTP")), "{evidence:?}");
+    }
+
+    #[test]
+    fn an_app_behind_tls_is_asked_by_http2() {
+        use hyper::service::service_fn;
+        let own = rcgen::generate_simple_self_signed(["app".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let mut config =
+            rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![own.cert.der().clone()], key)
+                .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("IPv4") };
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let Ok(stream) = acceptor.accept(stream).await else { continue };
+                    let answer = service_fn(|request: Request<Incoming>| async move {
+                        let status = if request.uri().path() == "/ready" { 200 } else { 503 };
+                        let said = format!("{:?} {:?}", request.version(), request.uri().authority());
+                        let said = http_body_util::Full::<Bytes>::from(said);
+                        Response::builder().status(status).body(said)
+                    });
+                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    tokio::spawn(builder.serve_connection(TokioIo::new(stream), answer));
+                }
+            });
+            let body = Some("HTTP/2.0 Some(localhost)".to_owned());
+            let (up, evidence) = get(address, true, &HttpProbe { body, ..probe("/ready") }).await;
+            assert!(up, "{evidence:?}");
+            let (up, evidence) = get(address, true, &probe("/other")).await;
+            assert_eq!((up, evidence.status), (false, Some(503)));
+            // An app that speaks no TLS is not there for it.
+            let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let SocketAddr::V4(address) = plain.local_addr().unwrap() else { unreachable!("IPv4") };
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = plain.accept().await {
+                    let _ = stream.try_write(b"HTTP/1.1 400 X\r\n\r\n");
+                }
+            });
+            let (up, evidence) = get(address, true, &probe("/ready")).await;
+            assert!(!up && evidence.error.is_some(), "{evidence:?}");
+        });
     }
 
     /// Row 54 of the faults: nobody is asked at the place that the app names.

@@ -34,6 +34,8 @@ use crate::user::RunAs;
 pub(crate) struct Target {
     pub health: Health,
     pub address: SocketAddrV4,
+    /// It speaks TLS, and HTTP/2 behind it.
+    pub is_tls: bool,
     pub shim_pid: u32,
     pub child_pid: u32,
     pub values: Values,

@@ -21,7 +21,7 @@ pub(super) async fn once(target: &Arc<Target>, check: &Check) -> (bool, ProbeEvi
     match &check.probe {
         Probe::Http(probe) => {
             let request = format!("GET {}", printable(&probe.path));
-            let answer = timeout(limit, http::get(target.address, probe)).await;
+            let answer = timeout(limit, http::get(target.address, target.is_tls, probe)).await;
             let (succeeded, evidence) = answer.unwrap_or_else(|_| (false, timed_out(limit)));
             (succeeded, ProbeEvidence { request, ..evidence })
         }
@@ -36,7 +36,7 @@ pub(super) async fn once(target: &Arc<Target>, check: &Check) -> (bool, ProbeEvi
         }
         Probe::Grpc(service) => {
             let request = format!("gRPC health check {}", printable(service)).trim_end().to_owned();
-            let answer = timeout(limit, grpc::check(target.address, service)).await;
+            let answer = timeout(limit, grpc::check(target.address, target.is_tls, service)).await;
             let error = match answer {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(printable(&error)),

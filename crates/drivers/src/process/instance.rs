@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use trundle_core::event::{Exit, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
-use trundle_core::revision::{Quiet, QuietBy, QuietSignal, Revision, StopSignal};
+use trundle_core::revision::{Protocol, Quiet, QuietBy, QuietSignal, Revision, StopSignal};
 use trundle_crashpoint::crash_point;
 use trundle_engine::ports::Report;
 
@@ -198,6 +198,7 @@ impl Job {
         Target {
             health: self.revision.template.health.clone(),
             address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
+            is_tls: self.revision.template.run.protocol == Protocol::H2,
             shim_pid: record.shim_pid,
             child_pid: record.child_pid,
             values: Values::new(&self.app, self.key, &self.revision.template.version, port),

@@ -92,7 +92,7 @@ cwd = "."                         # seen from this file, as every path here
 # artifact = "dist"               # a file or folder that is copied and run from there, so that old versions stay runnable
 stop_signal = "SIGTERM"           # asks an instance to end, once its last request is done
 port = "auto"                     # a free one for each instance; a number means one replica, stopped first
-protocol = "http1"                # or "h2c": HTTP/2 without TLS, as gRPC servers speak it
+protocol = "http1"                # or "h2c": HTTP/2 without TLS, as gRPC servers speak it; "h2": behind TLS
 
 # user = "www-data"               # as whom it runs, or "user:group"; needs a daemon that is root
 # limits = { memory = "512MiB", cpu = 1.5, open_files = 65536 }   # of one instance; nothing by itself

@@ -231,6 +231,7 @@ fn proxy_app(name: &AppName, known: &Known, state_dir: &Path) -> Option<proxy::A
             protocol: match route.protocol {
                 Protocol::Http1 => proxy::Protocol::Http1,
                 Protocol::H2c => proxy::Protocol::Http2,
+                Protocol::H2 => proxy::Protocol::Http2Tls,
             },
             weight: 1,
             state: match route.state {

@@ -1,5 +1,5 @@
 //! Python's `grpcio` on both ends: calls with one answer and calls that stream without an end go on while one version follows the
-//! other. Its own health service says when an instance is ready.
+//! other, which speaks with the proxy behind TLS where the first did not. Its own health service says when an instance is ready.
 
 use std::fs;
 use std::process::Stdio;
@@ -32,7 +32,12 @@ server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo.Demo
 }),))
 servicer = health.HealthServicer()
 health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-server.add_insecure_port("127.0.0.1:" + os.environ["PORT"])
+address = "127.0.0.1:" + os.environ["PORT"]
+if "TLS" in os.environ:
+    pair = [open(os.environ["TLS"] + name, "rb").read() for name in ("/key.pem", "/cert.pem")]
+    server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+else:
+    server.add_insecure_port(address)
 server.start()
 time.sleep(0.3)
 servicer.set("demo.Demo", health_pb2.HealthCheckResponse.SERVING)
@@ -118,6 +123,9 @@ fn calls_are_answered_and_streams_are_told_and_come_again() {
     );
     fs::write(world.path("trundle.toml"), config).unwrap();
     fs::write(world.path("client.py"), CLIENT).unwrap();
+    let own = rcgen::generate_simple_self_signed(["app".to_owned()]).unwrap();
+    fs::write(world.path("dist/cert.pem"), own.cert.pem()).unwrap();
+    fs::write(world.path("dist/key.pem"), own.signing_key.serialize_pem()).unwrap();
     world.deploy("1.0");
     let mut client = world.command("python3");
     client.args(["client.py", &address.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -133,7 +141,9 @@ fn calls_are_answered_and_streams_are_told_and_come_again() {
         assert!(std::time::Instant::now() < deadline, "the clients do not come: {}", world.status());
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    world.deploy("1.1");
+    // The next version speaks TLS.
+    let tls = ["--set", "run.protocol=h2", "--set", "run.env.TLS=."];
+    world.trundle(&[&["deploy", "--set", "version=1.1"], &tls[..]].concat());
     let requests = world.status()["requests"].clone();
     drop(client.stdin.take());
     let said = client.wait_with_output().unwrap();

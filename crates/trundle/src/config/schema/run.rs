@@ -59,7 +59,7 @@ pub(super) fn run() -> Value {
             default(
                 described(
                     one_of::<Protocol>(),
-                    "What an instance speaks: HTTP/1.1, or HTTP/2 without TLS, as gRPC does.",
+                    "What an instance speaks: HTTP/1.1, HTTP/2 without TLS, as gRPC does, or HTTP/2 behind TLS, with any certificate.",
                 ),
                 json!(Protocol::Http1),
             ),
