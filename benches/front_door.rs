@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "front_door/others.rs"]
+mod others;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -186,12 +188,17 @@ impl World {
         let haproxy = Path::new("/usr/sbin/haproxy");
         subjects.push(start("HAProxy", PROXY_CORE, haproxy, &cfg, addresses[1].0, addresses[1].1));
         subjects.push(trundle(&dir, addresses[2], backend));
+        let (others, missing) = others::all(&dir, backend);
+        subjects.extend(others);
+        if !missing.is_empty() {
+            println!("NOT MEASURED, as they are not installed: {}\n", missing.join(", "));
+        }
         Self { dir, subjects, _backend }
     }
 
     fn compare(&self, load: &Load) {
         // nginx comes twice: what differs between the two is noise.
-        let order = [0, 1, 2, 0];
+        let order: Vec<usize> = (0..self.subjects.len()).chain([0]).collect();
         let mut all: Vec<Vec<Round>> = order.iter().map(|_| Vec::new()).collect();
         for round in 0..rounds(6) {
             let turns: Vec<usize> =
@@ -200,8 +207,9 @@ impl World {
                 all[at].push(measure(&self.subjects[order[at]], load));
             }
         }
-        let names = ["nginx", "HAProxy", "Trundle", "nginx again (A/A)"];
-        for (at, name) in names.iter().enumerate() {
+        for at in 0..order.len() {
+            let is_control = at + 1 == order.len();
+            let name = if is_control { "nginx again (A/A)" } else { self.subjects[order[at]].name };
             let ratio = |of: fn(&Round) -> f64| {
                 Sorted::of(all[at].iter().zip(&all[0]).map(|(one, nginx)| of(one) / of(nginx)).collect())
                     .with_spread()

@@ -108,6 +108,30 @@ pub struct RunLimits {
     pub open_files: Option<u64>,
 }
 
+impl RunLimits {
+    pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
+    pub const CPU_MILLIS: std::ops::RangeInclusive<u32> = 10..=1_024_000;
+    pub const OPEN_FILES: std::ops::RangeInclusive<u64> = 16..=1 << 20;
+
+    /// What is wrong with them, where no file was read that would have said so.
+    pub fn problem(&self) -> Option<String> {
+        let beyond =
+            |key: &str, what: String| Some(format!("run.limits.{key} is {what}, which is not possible"));
+        match self {
+            Self { memory_bytes: Some(bytes), .. } if *bytes < Self::MEMORY_BYTES_MIN => {
+                beyond("memory", format!("{bytes} bytes"))
+            }
+            Self { cpu_millis: Some(millis), .. } if !Self::CPU_MILLIS.contains(millis) => {
+                beyond("cpu", format!("{millis} thousandths of a core"))
+            }
+            Self { open_files: Some(files), .. } if !Self::OPEN_FILES.contains(files) => {
+                beyond("open_files", files.to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// How an app that takes work by itself is told to take no more, and when it has finished what it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiet {

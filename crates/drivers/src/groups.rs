@@ -1,5 +1,5 @@
-//! Control groups of instances with limits, of either version of the kernel's interface. A group is below our own, so that
-//! whoever limits us limits them too, and is removed when its instance has ended.
+//! Control groups of instances with limits, of either version of the kernel's interface. A group is removed when its instance has
+//! ended.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use trundle_core::revision::{RunLimits, hex};
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// Version 2 gives no controllers to the groups below one that has processes of its own: ours go into this one.
-const OURS: &str = "trundle-processes";
+/// Of version 2, at the top, as a container engine without systemd does it. It takes root.
+const OURS: &str = "trundle";
 const CPU_PERIOD_US: u64 = 100_000;
 
 /// Of one instance. Its folders stay until [`Group::remove`].
@@ -118,8 +118,7 @@ struct Place {
 impl Place {
     /// `groups` as in `/proc/PID/cgroup`.
     fn of(root: &Path, groups: &str, controller: &'static str) -> Result<Self, String> {
-        let missing =
-            || format!("this machine has no control groups for {controller}, or none that are ours to use");
+        let missing = || missing(controller);
         let lines = || {
             groups.lines().filter_map(|line| {
                 let mut fields = line.splitn(3, ':').skip(1);
@@ -134,38 +133,24 @@ impl Place {
                 .then_some(Self { folder, is_version_2: false, controller })
                 .ok_or_else(missing);
         }
-        let (_, path) = lines().find(|(names, _)| names.is_empty()).ok_or_else(missing)?;
-        let own = root.join(path);
-        let folder = if own.ends_with(OURS) { own.parent().map(Path::to_owned) } else { Some(own) };
-        let folder = folder.ok_or_else(missing)?;
-        let offered = fs::read_to_string(folder.join("cgroup.controllers")).map_err(|_| missing())?;
-        if !offered.split_whitespace().any(|name| name == controller) {
+        if !lines().any(|(names, _)| names.is_empty()) {
             return Err(missing());
         }
-        Ok(Self { folder, is_version_2: true, controller })
+        Ok(Self { folder: root.join(OURS), is_version_2: true, controller })
     }
 
-    /// Version 2: the controller is handed on, for which no process may be in the group itself.
+    /// Version 2: the controller is handed on from the top. Not from our own group: one with groups below it may have no
+    /// processes, and systemd could not start the daemon in it again.
     fn prepare(&self, root: &Path) -> Result<(), String> {
         if !self.is_version_2 {
             return Ok(());
         }
-        let handed_on = self.folder.join("cgroup.subtree_control");
-        let is_on = fs::read_to_string(&handed_on)
-            .is_ok_and(|on| on.split_whitespace().any(|name| name == self.controller));
-        if is_on {
-            return Ok(());
+        let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        if !offered.split_whitespace().any(|name| name == self.controller) {
+            return Err(missing(self.controller));
         }
-        if self.folder != root {
-            let ours = self.folder.join(OURS);
-            make_folder(&ours)?;
-            let processes = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
-            for pid in processes.lines() {
-                // One that has ended meanwhile is none.
-                let _ = fs::write(ours.join("cgroup.procs"), pid);
-            }
-        }
-        write(&handed_on, &format!("+{}", self.controller))
+        make_folder(&self.folder)?;
+        [root, &self.folder].into_iter().try_for_each(|folder| hand_on(folder, self.controller))
     }
 
     fn limit_memory(&self, folder: &Path, bytes: u64) -> Result<(), String> {
@@ -191,6 +176,23 @@ impl Place {
     }
 }
 
+fn missing(controller: &str) -> String {
+    format!("this machine has no control groups for {controller}, or none that are ours to use")
+}
+
+/// Lets the groups below this one have the controller.
+fn hand_on(folder: &Path, controller: &str) -> Result<(), String> {
+    let handed_on = folder.join("cgroup.subtree_control");
+    let is_on = || {
+        fs::read_to_string(&handed_on).is_ok_and(|on| on.split_whitespace().any(|name| name == controller))
+    };
+    if is_on() {
+        return Ok(());
+    }
+    let written = write(&handed_on, &format!("+{controller}"));
+    if is_on() { Ok(()) } else { written }
+}
+
 fn make_folder(folder: &Path) -> Result<(), String> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -213,26 +215,24 @@ mod tests {
 
     /// A kernel of version 2 as files: what is written where.
     #[test]
-    fn version_2_hands_controllers_on_and_its_own_processes_aside() {
+    fn version_2_has_its_groups_at_the_top_with_controllers_handed_on() {
         let root = tempfile::tempdir().unwrap();
-        let unit = root.path().join("system.slice/trundle.service");
-        fs::create_dir_all(&unit).unwrap();
-        fs::write(unit.join("cgroup.controllers"), "cpu io memory pids\n").unwrap();
-        fs::write(unit.join("cgroup.subtree_control"), "").unwrap();
-        fs::write(unit.join("cgroup.procs"), "12\n34\n").unwrap();
+        let file = |path: &str, text: &str| {
+            fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+            fs::write(root.path().join(path), text).unwrap();
+        };
+        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        file("cgroup.controllers", "cpu io memory pids\n");
+        file("cgroup.subtree_control", "cpu memory\n");
+        file("trundle/cgroup.subtree_control", "");
         let groups = "0::/system.slice/trundle.service\n";
         let group = Group::make_in(root.path(), groups, "web-1-1", &LIMITS).unwrap().unwrap();
-        let read = |path: &str| fs::read_to_string(unit.join(path)).unwrap();
-        assert_eq!(read("web-1-1/memory.max"), (64 << 20).to_string());
-        assert_eq!(read("web-1-1/cpu.max"), "150000 100000");
-        assert_eq!(read("trundle-processes/cgroup.procs"), "34", "the last one that was moved");
-        assert_eq!(read("cgroup.subtree_control"), "+cpu", "the last one that was handed on");
+        assert_eq!(read("trundle/web-1-1/memory.max"), (64 << 20).to_string());
+        assert_eq!(read("trundle/web-1-1/cpu.max"), "150000 100000");
+        assert_eq!(read("cgroup.subtree_control"), "cpu memory\n", "there was nothing to do");
+        assert_eq!(read("trundle/cgroup.subtree_control"), "+cpu", "the last one that was handed on");
         assert_eq!(group.folders().count(), 1);
-        // Once we are aside, groups are made beside us.
-        let aside = "0::/system.slice/trundle.service/trundle-processes\n";
-        let place = Place::of(root.path(), aside, "memory").unwrap();
-        assert_eq!(place.folder, unit);
-        fs::write(unit.join("cgroup.controllers"), "io pids\n").unwrap();
+        file("cgroup.controllers", "io pids\n");
         let error = Group::make_in(root.path(), groups, "web-1-2", &LIMITS).unwrap_err();
         assert!(error.contains("no control groups for memory"), "{error}");
         assert!(Group::make_in(root.path(), "", "web-1-2", &LIMITS).is_err());

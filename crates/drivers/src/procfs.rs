@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -80,6 +81,11 @@ pub(crate) fn label(pid: u32) -> Option<(String, String)> {
         String::from_utf8(found.to_owned()).ok()
     };
     Some((value(INSTANCE_KEY)?, value(STATE_DIR_KEY)?))
+}
+
+/// Whose it is.
+pub(crate) fn uid(pid: u32) -> Option<u32> {
+    Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
 /// `root`'s children, their children, and so on; not itself.

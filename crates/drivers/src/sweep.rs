@@ -20,6 +20,8 @@ pub(crate) struct Marks {
     /// The main process, if it was seen alive: everything in its session belongs to the instance, also when it is
     /// gone itself. A number from an old record is not enough: it may have been given to somebody else.
     pub leader: Option<Process>,
+    /// Of whom the instance is, if not of the daemon: a label in the environment of anybody else is a lie.
+    pub uid: Option<u32>,
 }
 
 /// A process that is not mistaken for a later one with its number.
@@ -59,6 +61,12 @@ impl Marks {
 
     fn is_labelled(&self, pid: u32) -> bool {
         procfs::label(pid).is_some_and(|(name, state_dir)| name == self.name && state_dir == self.state_dir)
+            && self.may_be_of(pid)
+    }
+
+    fn may_be_of(&self, pid: u32) -> bool {
+        let of = procfs::uid(pid);
+        of.is_some_and(|of| of == rustix::process::geteuid().as_raw() || Some(of) == self.uid)
     }
 
     /// Kills all but `spare` until none is found, for `patience` at most. Answers who is left.

@@ -1,7 +1,7 @@
 //! The system calls that need `unsafe`, each with its argument. Nothing else in this crate may use it.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -15,7 +15,7 @@ use crate::cores;
 use crate::user::RunAs;
 
 /// For the record of a user or a group.
-const ROOM: usize = 64 * 1024;
+const ROOM: usize = 1024 * 1024;
 
 /// Closes every descriptor from 3 on. Only for the first moment of a process that opened nothing itself.
 pub(crate) fn close_inherited() {
@@ -116,10 +116,12 @@ pub(crate) fn limit_open_files(command: &mut Command, most: u64) {
 /// The command runs as another user, with its groups and with no way back.
 pub(crate) fn become_user(command: &mut Command, run_as: &RunAs) {
     let (uid, gid, groups) = (run_as.uid, run_as.gid, run_as.groups.clone());
-    // SAFETY: between fork and exec only setgroups, setgid and setuid are called, with memory that the closure owns; nothing is
+    // SAFETY: between fork and exec only close_range, setgroups, setgid and setuid are called, with memory that the closure owns; nothing is
     // allocated. The process has one thread then, so that the kernel's calls mean all of it.
     unsafe {
         command.pre_exec(move || {
+            // What is open here and not meant for it stays here.
+            libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             // One that is this user already may set no groups, and has its own.
             if libc::geteuid() == uid && uid != 0 {
                 return Ok(());
@@ -141,16 +143,17 @@ pub(crate) struct Account {
 }
 
 /// By name or number. A number that no user has is one all the same, with the group of the same number.
-pub(crate) fn account(written: &str) -> Option<Account> {
-    let number = written.parse::<u32>().ok();
+pub(crate) fn account(written: &str) -> io::Result<Option<Account>> {
+    // The last number stands for none.
+    let number = written.parse::<u32>().ok().filter(|uid| *uid != u32::MAX);
     let mut room = vec![0; ROOM];
-    let name = CString::new(written).ok().filter(|name| !name.is_empty())?;
+    let Some(name) = CString::new(written).ok().filter(|name| !name.is_empty()) else { return Ok(None) };
     // SAFETY: the record and the room outlive the calls, the room's length is its own, and the record's texts, which lie in
     // the room and end with NUL, are copied before either is touched again.
     unsafe {
         let mut record: libc::passwd = std::mem::zeroed();
         let mut found = std::ptr::null_mut();
-        match number {
+        let failed = match number {
             Some(uid) => {
                 libc::getpwuid_r(uid, &raw mut record, room.as_mut_ptr(), room.len(), &raw mut found)
             }
@@ -163,32 +166,45 @@ pub(crate) fn account(written: &str) -> Option<Account> {
             ),
         };
         if found.is_null() {
+            is_answer(failed)?;
             let home = || "/".to_owned();
-            return number.map(|uid| Account { uid, gid: uid, name: written.to_owned(), home: home() });
+            return Ok(number.map(|uid| Account { uid, gid: uid, name: written.to_owned(), home: home() }));
         }
         let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
-        Some(Account {
+        Ok(Some(Account {
             uid: record.pw_uid,
             gid: record.pw_gid,
             name: text(record.pw_name),
             home: text(record.pw_dir),
-        })
+        }))
+    }
+}
+
+/// Whether nobody was found because nobody is there: what the manual names for that, and what is seen of it.
+fn is_answer(failed: c_int) -> io::Result<()> {
+    match failed {
+        0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => Ok(()),
+        failed => Err(io::Error::from_raw_os_error(failed)),
     }
 }
 
 /// The number of a group, by name or number.
-pub(crate) fn group(written: &str) -> Option<u32> {
-    if let Ok(number) = written.parse() {
-        return Some(number);
+pub(crate) fn group(written: &str) -> io::Result<Option<u32>> {
+    if let Ok(number) = written.parse::<u32>() {
+        return Ok((number != u32::MAX).then_some(number));
     }
     let mut room = vec![0; ROOM];
-    let name = CString::new(written).ok()?;
+    let Ok(name) = CString::new(written) else { return Ok(None) };
     // SAFETY: as in `account`; only a number is taken from the record.
     unsafe {
         let mut record: libc::group = std::mem::zeroed();
         let mut found = std::ptr::null_mut();
-        libc::getgrnam_r(name.as_ptr(), &raw mut record, room.as_mut_ptr(), room.len(), &raw mut found);
-        (!found.is_null()).then_some(record.gr_gid)
+        let failed =
+            libc::getgrnam_r(name.as_ptr(), &raw mut record, room.as_mut_ptr(), room.len(), &raw mut found);
+        if found.is_null() {
+            return is_answer(failed).map(|()| None);
+        }
+        Ok(Some(record.gr_gid))
     }
 }
 

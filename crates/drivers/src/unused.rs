@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +31,8 @@ const TRY: FlockOperation = FlockOperation::NonBlockingLockExclusive;
 pub(crate) fn lock(layout: &Layout) -> io::Result<File> {
     durable::private_folder(&layout.state_dir)?;
     let path = layout.state_dir.join("stored.lock");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
 }

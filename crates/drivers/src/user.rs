@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use trundle_core::revision::Artifact;
@@ -29,6 +29,8 @@ pub enum UserError {
     NoUser(String),
     #[error("there is no group {0} on this machine")]
     NoGroup(String),
+    #[error("who {0} is cannot be found out: {1}")]
+    Unknown(String, String),
     #[error("only root can start a process as {user}: this is uid {uid}")]
     NotRoot { user: String, uid: u32 },
 }
@@ -40,14 +42,19 @@ pub fn check(written: &str) -> Result<(), UserError> {
 
 pub(crate) fn resolve(written: &str) -> Result<RunAs, UserError> {
     let (user, group) = written.split_once(':').map_or((written, None), |(user, group)| (user, Some(group)));
-    let account = sys::account(user).ok_or_else(|| UserError::NoUser(user.to_owned()))?;
+    let unknown = |what: &str, error: io::Error| UserError::Unknown(what.to_owned(), error.to_string());
+    let account = sys::account(user).map_err(|error| unknown(user, error))?;
+    let account = account.ok_or_else(|| UserError::NoUser(user.to_owned()))?;
     let gid = match group {
         None => account.gid,
-        Some(group) => sys::group(group).ok_or_else(|| UserError::NoGroup(group.to_owned()))?,
+        Some(group) => sys::group(group)
+            .map_err(|error| unknown(group, error))?
+            .ok_or_else(|| UserError::NoGroup(group.to_owned()))?,
     };
     let us = geteuid();
-    if !us.is_root() && us.as_raw() != account.uid {
-        return Err(UserError::NotRoot { user: user.to_owned(), uid: us.as_raw() });
+    let is_us = us.as_raw() == account.uid && (group.is_none() || gid == getegid().as_raw());
+    if !us.is_root() && !is_us {
+        return Err(UserError::NotRoot { user: written.to_owned(), uid: us.as_raw() });
     }
     let groups = sys::groups_of(&account.name, gid);
     Ok(RunAs { uid: account.uid, gid, groups, name: account.name, home: account.home })
@@ -56,12 +63,8 @@ pub(crate) fn resolve(written: &str) -> Result<RunAs, UserError> {
 /// Lets other users come to the copy of an artifact, and to nothing else: they may pass through the state directory, in which
 /// nothing else is theirs to read. Whether a file of the artifact is, its own rights say.
 pub(crate) fn open_way_to(layout: &Layout, artifact: &Artifact) -> io::Result<()> {
+    close_to_others(layout);
     let artifacts = layout.artifacts();
-    for entry in fs::read_dir(&layout.state_dir)?.flatten() {
-        if entry.path() != artifacts {
-            close_to_others(&entry.path());
-        }
-    }
     let allow = |folder: &Path, others: u32| {
         let mode = fs::metadata(folder)?.mode();
         if mode & 0o077 == others {
@@ -74,11 +77,38 @@ pub(crate) fn open_way_to(layout: &Layout, artifact: &Artifact) -> io::Result<()
     [&home, &artifacts, &layout.state_dir].into_iter().try_for_each(|folder| allow(folder, 0o011))
 }
 
-/// What is gone meanwhile, or a link, is nobody's.
-fn close_to_others(path: &Path) {
-    let Ok(about) = fs::symlink_metadata(path) else { return };
-    if !about.is_symlink() && about.mode() & 0o077 != 0 {
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(about.mode() & 0o7700));
+/// What is ours in the state directory begins so. Others may keep theirs there.
+const OURS: [&str; 11] = [
+    "access",
+    "acme",
+    "daemon",
+    "instances",
+    "journal",
+    "proxy",
+    "seal",
+    "sealed",
+    "stored.lock",
+    "traffic",
+    ".probe",
+];
+
+/// At the start of a daemon: what was made since the way was opened.
+pub(crate) fn close_where_others_pass(layout: &Layout) {
+    if fs::metadata(&layout.state_dir).is_ok_and(|about| about.mode() & 0o011 != 0) {
+        close_to_others(layout);
+    }
+}
+
+/// What of ours others could read, once they may pass through the state directory: whatever has left it open.
+pub(crate) fn close_to_others(layout: &Layout) {
+    for entry in fs::read_dir(&layout.state_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Ok(about) = entry.metadata() else { continue };
+        let kind = about.file_type();
+        let is_ours = OURS.iter().any(|ours| name.to_string_lossy().starts_with(ours));
+        if is_ours && (kind.is_file() || kind.is_dir()) && about.mode() & 0o077 != 0 {
+            let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(about.mode() & 0o7700));
+        }
     }
 }
 

@@ -80,6 +80,8 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -135,6 +137,11 @@ pub fn is_held(state_dir: &Path) -> bool {
 pub fn was_given(state_dir: &Path, address: &str) -> bool {
     let given = std::fs::read_to_string(state_dir.join(GIVEN)).unwrap_or_default();
     given.lines().any(|line| line == address) && lock::is_held(state_dir, HOLDER_LOCK)
+}
+
+/// A listening Unix socket whose file is its owner's alone from its first moment.
+pub fn bind_private(path: &Path) -> io::Result<OwnedFd> {
+    listen::bind_unix(path, 0o600)
 }
 
 /// What was counted until the last proxy ended. `None` while one runs, which is asked itself, or when the file cannot be read.

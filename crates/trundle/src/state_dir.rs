@@ -43,9 +43,9 @@ pub fn prepare(dir: &Path) -> Result<(), StateDirError> {
     let probe = dir.join(format!(".probe-{}", std::process::id()));
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(unusable)?;
     let mode = fs::metadata(dir).map_err(unusable)?.permissions().mode();
-    // That others may pass through is what `run.user` needs to come to an artifact.
-    if mode & 0o066 != 0 {
-        fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7711)).map_err(unusable)?;
+    // That others may pass through, and no more, is what `run.user` needs to come to an artifact.
+    if mode & 0o077 != 0 && mode & 0o077 != 0o011 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7700)).map_err(unusable)?;
     }
     Ok(())
 }
@@ -53,4 +53,23 @@ pub fn prepare(dir: &Path) -> Result<(), StateDirError> {
 /// The daemon's socket.
 pub fn socket_path(dir: &Path) -> PathBuf {
     dir.join("daemon.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn it_is_private_or_to_be_passed_through_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for (before, after) in
+            [(0o755, 0o700), (0o777, 0o700), (0o700, 0o700), (0o711, 0o711), (0o710, 0o700)]
+        {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(before)).unwrap();
+            prepare(dir.path()).unwrap();
+            let found = fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, after, "{before:o}: {found:o}");
+        }
+    }
 }

@@ -122,6 +122,9 @@ impl AppState {
         if let Some(problem) = deploy.settings.problems().into_iter().next() {
             return refuse(format!("{}: {}; {}", problem.key, problem.message, problem.hint));
         }
+        if let Some(text) = deploy.template.run.limits.problem() {
+            return refuse(text);
+        }
         if let Some(text) = deploy.template.health.problem() {
             return refuse(text);
         }

@@ -111,10 +111,10 @@ impl Copy<'_> {
     }
 }
 
-/// Once its content is there, which would change its time. Ours to write into: instances run in it, and it is removed one day.
+/// Once its content is there, which would change its time. Ours alone to write into: instances run in it, and it is removed one day.
 fn finish_folder(place: &Path, source: &fs::Metadata) -> io::Result<()> {
     let folder = File::open(place)?;
-    folder.set_permissions(fs::Permissions::from_mode(source.permissions().mode() & 0o777 | 0o700))?;
+    folder.set_permissions(fs::Permissions::from_mode(source.permissions().mode() & 0o755 | 0o700))?;
     folder.set_modified(source.modified()?)?;
     folder.sync_all()
 }

@@ -43,7 +43,7 @@ pub(super) fn put_back(home: &Path, n: usize, entry: &Entry) -> io::Result<()> {
     let nonce: [u8; 8] = random().map_err(io::Error::other)?;
     let aside = home.join(format!(".{}.tmp", hex(&nonce)));
     match &entry.what {
-        What::Folder => return Ok(mkdirat(&folder, name, Mode::from_raw_mode(0o777))?),
+        What::Folder => return Ok(mkdirat(&folder, name, Mode::from_raw_mode(0o755))?),
         What::Link { target } => symlink(target, &aside)?,
         What::File { .. } => {
             let kept = home.join(FOLDER).join(n.to_string());

@@ -117,6 +117,11 @@ fn publish(layout: &Layout, aside: &Path, artifact: &Artifact) -> io::Result<()>
         // Somebody changed the copy: the new one takes its place. Who runs from the old one keeps its open files.
         let damaged = aside.with_extension(&unused::DAMAGED[1..]);
         crash_point!("artifact.mend.before");
+        // Others may have a way to it.
+        for folder in ["", "tree"] {
+            let rights = fs::metadata(place.join(folder))?.permissions();
+            fs::set_permissions(aside.join(folder), rights)?;
+        }
         fs::rename(&place, &damaged)?;
         crash_point!("artifact.mend.without");
         fs::rename(aside, &place)?;

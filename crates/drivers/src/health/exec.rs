@@ -96,6 +96,7 @@ fn spawn(argv: &[String], around: &Surroundings) -> Result<(Session, OwnedFd), S
     command.stdin(Stdio::null()).stdout(out).stderr(err);
     sys::own_session(&mut command, cores::bytes_max());
     if let Some(run_as) = &around.run_as {
+        let _ = rustix::fs::fchown(&reader, Some(rustix::fs::Uid::from_raw(run_as.uid)), None);
         sys::become_user(&mut command, run_as);
     }
     let child = command.spawn().map_err(text)?;

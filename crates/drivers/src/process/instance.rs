@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -28,6 +28,7 @@ use crate::health::{Seen, Target, Watch, run_beside};
 use crate::placeholder::Values;
 use crate::shim::record::{Refusal, ShimRecord};
 use crate::sweep::Marks;
+use crate::user::{self, RunAs, UserError};
 use crate::{groups, procfs, sys};
 
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -59,6 +60,7 @@ pub(super) struct Job {
     pub revision: Arc<Revision>,
     pub seen: Arc<Mutex<Seen>>,
     pub last_word: Arc<Mutex<Option<(Fact, Instant)>>>,
+    run_as: OnceLock<RunAs>,
 }
 
 /// Until nothing more can happen to the instance.
@@ -96,12 +98,37 @@ pub(super) async fn run(job: Arc<Job>, mut wish: watch::Receiver<Wish>) {
 impl Job {
     pub fn new(context: Arc<Context>, app: AppName, key: InstanceKey, revision: Arc<Revision>) -> Self {
         let name = key.name(&app);
-        Self { context, app, key, name, revision, seen: Arc::default(), last_word: Arc::default() }
+        Self {
+            context,
+            app,
+            key,
+            name,
+            revision,
+            seen: Arc::default(),
+            last_word: Arc::default(),
+            run_as: OnceLock::new(),
+        }
     }
 
     /// Who belongs to the instance, by label alone.
     pub fn label(&self) -> Marks {
-        Marks { name: self.name.clone(), state_dir: self.context.state_dir.clone(), shim: None, leader: None }
+        let uid = self.run_as().ok().flatten().map(|run_as| run_as.uid);
+        Marks {
+            name: self.name.clone(),
+            state_dir: self.context.state_dir.clone(),
+            shim: None,
+            leader: None,
+            uid,
+        }
+    }
+
+    /// As whom it runs. Found out once: whoever knows the users of the machine may be away later.
+    pub fn run_as(&self) -> Result<Option<RunAs>, UserError> {
+        let Some(user) = &self.revision.template.run.user else { return Ok(None) };
+        if let Some(known) = self.run_as.get() {
+            return Ok(Some(known.clone()));
+        }
+        user::resolve(user).map(|found| Some(self.run_as.get_or_init(|| found).clone()))
     }
 
     pub fn ports(&self) -> MutexGuard<'_, Ports> {
@@ -194,7 +221,7 @@ impl Job {
     /// What commands beside the instance need to know of it.
     fn target(self: &Arc<Self>, record: &ShimRecord) -> Target {
         let (job, port) = (Arc::clone(self), record.port);
-        let around = move || launch::surroundings(&job.context, &job.app, job.key, &job.revision, port);
+        let around = move || launch::surroundings(&job, port);
         Target {
             health: self.revision.template.health.clone(),
             address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),

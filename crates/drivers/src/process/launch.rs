@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use trundle_core::event::RefusalCode;
-use trundle_core::ids::{AppName, InstanceKey};
-use trundle_core::revision::{Revision, Run};
+use trundle_core::revision::Run;
 
 use super::Context;
+use super::instance::Job;
 use crate::digests;
 use crate::health::Surroundings;
 use crate::placeholder::{self, Values};
@@ -17,7 +17,7 @@ use crate::procfs::{INSTANCE_KEY, STATE_DIR_KEY};
 use crate::program::{DEFAULT_PATH, find_program};
 use crate::seal::Sealer;
 use crate::shim::record::Refusal;
-use crate::user::{self, RunAs};
+use crate::user::{self, RunAs, UserError};
 use crate::{artifact, prepare};
 
 /// All that an app gets of the daemon's own environment.
@@ -32,14 +32,9 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub fn new(
-        context: &Context,
-        app: &AppName,
-        key: InstanceKey,
-        revision: &Revision,
-        port: u16,
-    ) -> Result<Self, Refusal> {
-        let run = &revision.template.run;
+    pub fn new(job: &Job, port: u16) -> Result<Self, Refusal> {
+        let Job { context, app, key, revision, .. } = job;
+        let (key, run) = (*key, &revision.template.run);
         if let Some(artifact) = &run.artifact {
             let put_back = artifact::verify(&context.layout, artifact)?;
             if put_back > 0 {
@@ -54,12 +49,12 @@ impl Launch {
             let text = format!("the folder {} is not there: create it, or correct run.cwd", cwd.display());
             return Err(Refusal::new(RefusalCode::NotFound, text));
         }
-        let run_as = run_as(run)?;
+        let run_as = job.run_as().map_err(|error| unknown_user(&error))?;
         if let Some(artifact) = run.artifact.as_ref().filter(|_| run_as.is_some()) {
             user::open_way_to(&context.layout, artifact)
                 .map_err(|error| Refusal::system("cannot let run.user come to the artifact", error))?;
         }
-        let env = environment(context, app, key, revision, port, run_as.as_ref())?;
+        let env = environment(job, port, run_as.as_ref())?;
         let values = Values::new(app, key, &revision.template.version, port);
         let argv: Result<Vec<String>, _> =
             command.iter().map(|arg| placeholder::fill(arg, &values)).collect();
@@ -83,32 +78,19 @@ fn place(context: &Context, run: &Run) -> (Vec<String>, PathBuf) {
 }
 
 /// For a probe that is a command.
-pub(super) fn surroundings(
-    context: &Context,
-    app: &AppName,
-    key: InstanceKey,
-    revision: &Revision,
-    port: u16,
-) -> Result<Surroundings, String> {
-    let (_, cwd) = place(context, &revision.template.run);
-    let run_as = run_as(&revision.template.run).map_err(|refusal| refusal.text)?;
-    let env = environment(context, app, key, revision, port, run_as.as_ref());
+pub(super) fn surroundings(job: &Job, port: u16) -> Result<Surroundings, String> {
+    let (_, cwd) = place(&job.context, &job.revision.template.run);
+    let run_as = job.run_as().map_err(|error| unknown_user(&error).text)?;
+    let env = environment(job, port, run_as.as_ref());
     Ok(Surroundings { cwd, env: env.map_err(|refusal| refusal.text)?, run_as })
 }
 
-fn run_as(run: &Run) -> Result<Option<RunAs>, Refusal> {
-    let resolved = run.user.as_deref().map(user::resolve).transpose();
-    resolved.map_err(|error| Refusal::new(RefusalCode::NotFound, format!("run.user: {error}")))
+fn unknown_user(error: &UserError) -> Refusal {
+    Refusal::new(RefusalCode::NotFound, format!("run.user: {error}"))
 }
 
-fn environment(
-    context: &Context,
-    app: &AppName,
-    key: InstanceKey,
-    revision: &Revision,
-    port: u16,
-    run_as: Option<&RunAs>,
-) -> Result<BTreeMap<String, String>, Refusal> {
+fn environment(job: &Job, port: u16, run_as: Option<&RunAs>) -> Result<BTreeMap<String, String>, Refusal> {
+    let Job { context, app, key, revision, .. } = job;
     let run = &revision.template.run;
     let inherited = INHERITED.iter().filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?)));
     let mut env: BTreeMap<String, String> = inherited.collect();

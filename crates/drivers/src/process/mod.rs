@@ -105,6 +105,7 @@ impl ProcessDriver {
         let path = config.state_dir.canonicalize().map_err(unusable)?;
         let layout = Layout::new(&path);
         durable::private_folder(&layout.instances()).map_err(unusable)?;
+        crate::user::close_where_others_pass(&layout);
         let state_dir = path.to_str().ok_or_else(|| DriverError::NotUtf8(path.clone()))?.to_owned();
         let boot_id = procfs::boot_id();
         let ports = Ports::recovered(config.ports, &layout, &boot_id);

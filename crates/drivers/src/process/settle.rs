@@ -10,9 +10,9 @@ use trundle_core::event::{Exit, RefusalCode};
 use super::instance::Job;
 use super::spawn;
 use crate::layout::InstanceDir;
-use crate::procfs;
 use crate::shim::record::{ExitRecord, Refusal, ShimRecord};
 use crate::sweep::Marks;
+use crate::{groups, procfs, user};
 
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// For a shim to write that its process runs.
@@ -50,6 +50,7 @@ pub(super) fn settle(job: &Job, may_start: bool) -> Settled {
         if let Some(record) = dir.shim() {
             return known(job, record);
         }
+        groups::remove(&job.name, &job.context.state_dir);
     }
     if !may_start {
         return Settled::Absent;
@@ -77,6 +78,13 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
     let this_boot = record.boot_id == job.context.boot_id;
     if this_boot && procfs::lives(record.shim_pid, record.shim_start_ticks) {
         job.ports().adopt(record.port, &job.name);
+        // A service manager may have closed the state directory since it was started.
+        if let Some(artifact) = &job.revision.template.run.artifact
+            && job.revision.template.run.user.is_some()
+            && let Err(error) = user::open_way_to(&job.context.layout, artifact)
+        {
+            log_line!("trundle: {} cannot come to its artifact any more: {error}", job.name);
+        }
         return Settled::Running(record);
     }
     // Without its shim a process has no log, and nobody would see it end: what is left is ended here.
@@ -86,6 +94,7 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
     if !left.is_empty() {
         log_line!("trundle: {} processes of {} could not be killed", left.len(), job.name);
     }
+    groups::remove(&job.name, &job.context.state_dir);
     job.ports().give_back(record.port, &job.name);
     let dir = job.context.layout.instance(&job.app, job.key);
     let exit = dir.exit().unwrap_or_else(|| unseen(job, &dir));

@@ -14,7 +14,7 @@ use super::prune;
 use crate::layout::InstanceDir;
 use crate::seal::random;
 use crate::shim::record::{Answer, LogLimits, Refusal, ShimRecord, Spec};
-use crate::{cores, durable, procfs};
+use crate::{cores, durable, groups, procfs};
 use trundle_core::revision::hex;
 use trundle_crashpoint::crash_point;
 
@@ -48,8 +48,7 @@ fn make_folder(dir: &InstanceDir) -> Result<(), Refusal> {
 
 fn attempt(job: &Job, dir: &InstanceDir) -> Result<ShimRecord, Refusal> {
     let port = job.ports().take(job.revision.template.run.port, &job.name)?;
-    let result = Launch::new(&job.context, &job.app, job.key, &job.revision, port)
-        .and_then(|launch| run_shim(job, dir, launch, port));
+    let result = Launch::new(job, port).and_then(|launch| run_shim(job, dir, launch, port));
     if result.is_err() {
         job.ports().give_back(port, &job.name);
     }
@@ -98,6 +97,7 @@ fn run_shim(job: &Job, dir: &InstanceDir, launch: Launch, port: u16) -> Result<S
             }
             let _ = child.wait();
             job.label().kill(None, KILL_PATIENCE);
+            groups::remove(&job.name, &job.context.state_dir);
             Err(Refusal::system("the shim gave no answer", error))
         }
     }

@@ -61,6 +61,8 @@ struct Shim {
     log: Log,
     output: OwnedFd,
     children: OwnedFd,
+    /// As whom the instance runs, if not as we do.
+    uid: Option<u32>,
     /// Of an instance with limits.
     group: Option<Group>,
     group_kills: Option<u64>,
@@ -110,6 +112,7 @@ fn start() -> Result<Shim, Refusal> {
         log,
         output,
         children,
+        uid: spec.run_as.as_ref().map(|run_as| run_as.uid),
         group,
         group_kills,
         _lock: lock,
@@ -117,6 +120,7 @@ fn start() -> Result<Shim, Refusal> {
     if let Err(error) = shim.dir.write(InstanceDir::SHIM, &shim.record) {
         // Without its record nobody could find it again: it must not run.
         shim.kill_all();
+        shim.group.iter().for_each(Group::remove);
         return Err(Refusal::system("cannot write shim.json in the state directory", error));
     }
     Ok(shim)

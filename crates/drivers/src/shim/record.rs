@@ -36,7 +36,9 @@ pub(crate) struct Spec {
     /// Of a core dump of the app; None: unlimited.
     pub core_bytes_max: Option<u64>,
     /// None: as the daemon.
+    #[serde(default)]
     pub run_as: Option<RunAs>,
+    #[serde(default)]
     pub limits: RunLimits,
 }
 

@@ -126,6 +126,7 @@ impl Shim {
             state_dir: self.state_dir.clone(),
             shim: Some(self.record.shim()),
             leader: Some(self.record.child()),
+            uid: self.uid,
         };
         let left = marks.kill(Some(me), KILL_PATIENCE);
         self.reap();

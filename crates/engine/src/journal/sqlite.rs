@@ -4,7 +4,9 @@
 //!
 //! After a sync that failed nothing is written any more: what the system says of the same bytes later proves nothing.
 
+use std::fs::OpenOptions;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -47,6 +49,12 @@ impl SqliteJournal {
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
         let (path, head) = Self::find(state_dir)?;
         let open = |e: rusqlite::Error| cannot_open(&path, &e);
+        // SQLite gives its other files the rights of this one.
+        let made = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        made.map_err(|error| JournalError::Open {
+            path: path.display().to_string(),
+            detail: error.to_string(),
+        })?;
         let connection = Connection::open(&path).map_err(open)?;
         // Checkpoints are made by hand: SQLite would make them unasked, and keep to itself that one failed. And one who
         // refuses what it finds here leaves it as it is.

@@ -68,8 +68,9 @@ pub fn bind(path: &Path) -> Result<UnixListener, DaemonError> {
     // We hold the lock of the state directory and nobody answers: what is left is of a daemon that was killed.
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).map_err(fail)?;
-    std::fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(fail)?;
+    let listener =
+        trundle_proxy::bind_private(&fresh).and_then(|socket| UnixListener::from_std(socket.into()));
+    let listener = listener.map_err(fail)?;
     std::fs::rename(&fresh, path).map_err(fail)?;
     Ok(listener)
 }

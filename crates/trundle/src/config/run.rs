@@ -16,7 +16,6 @@ use super::source::shown;
 use super::value::{self, Wrong};
 
 pub const PATH_BYTES_MAX: usize = 4_096;
-const LEAST_MEMORY: u64 = 1 << 20;
 
 /// The part of a draft that says what is started.
 pub struct Run {
@@ -71,7 +70,7 @@ fn read_user(node: &Node) -> Result<String, Wrong> {
 
 fn read_limits(section: &Section<'_>) -> RunLimits {
     let memory = |node: &Node| match value::bytes(node)? {
-        bytes if bytes < LEAST_MEMORY => Err(Wrong::Value(
+        bytes if bytes < RunLimits::MEMORY_BYTES_MIN => Err(Wrong::Value(
             format!("{bytes} bytes of memory are too few for any process"),
             "use \"1MiB\" or more".to_owned(),
         )),

@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use trundle_core::Millis;
 use trundle_core::ids::BadName;
 use trundle_core::limits::CountOrPercent;
+use trundle_core::revision::RunLimits;
 
 use super::duration;
 use super::node::{Node, Place, Value};
@@ -141,7 +142,7 @@ pub fn cores_millis(node: &Node) -> Result<u32, Wrong> {
         _ => return Err(Wrong::Type("a number of cores")),
     };
     let millis = (cores * 1_000.0).round();
-    if (10.0..=1_024_000.0).contains(&millis) {
+    if RunLimits::CPU_MILLIS.contains(&(millis as u32)) {
         return Ok(millis as u32);
     }
     Err(Wrong::Value(format!("{cores} cores are not possible"), "use 0.01 to 1024, such as 1.5".to_owned()))

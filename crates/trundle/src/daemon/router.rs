@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -160,7 +161,8 @@ impl Router for ProxyRouter {
                 .any(|(_, known)| known.listen.as_ref().is_some_and(|listen| listen.access_log.is_some()))
             {
                 // Without it the proxy says that it cannot write.
-                let _ = std::fs::create_dir_all(self.state_dir.join(ACCESS_LOGS));
+                let folder = self.state_dir.join(ACCESS_LOGS);
+                let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
             }
             for (name, listen) in open().filter_map(|(name, known)| Some((name, known.listen.as_ref()?))) {
                 if listen.tls.as_ref().is_some_and(|tls| tls.acme.is_some()) {
