@@ -500,7 +500,8 @@ async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S, state: &Connection) -
                 Poll::Ready(Ok(_)) => continue,
                 Poll::Pending => {}
             }
-            if state.is_closing() && timer.deadline() > fresh_until {
+            // Where another proxy has taken over there is as much time as ever.
+            if state.is_closing() && !state.one_more.get() && timer.deadline() > fresh_until {
                 timer.as_mut().reset(fresh_until);
             }
             let is_over = timer.as_mut().poll(cx).is_ready();

@@ -67,6 +67,8 @@ pub struct Director {
     /// Whose drain has been told under the present table.
     told: BTreeSet<Key>,
     subscribers: Vec<(mpsc::Sender<Reply>, AbortHandle)>,
+    /// The table was read, and told by nobody: it may lack what an older proxy did not know.
+    is_from_disk: bool,
     /// Other processes that had something in flight when last looked at.
     others: Vec<Slot>,
     /// Another proxy shall take over; who asked for it.
@@ -77,7 +79,7 @@ pub struct Director {
 impl Director {
     pub fn new(
         state_dir: &Path,
-        slot: Slot,
+        others: Vec<Slot>,
         shared: Arc<Shared>,
         sockets: Sockets,
         workers: Vec<mpsc::UnboundedSender<Command>>,
@@ -102,7 +104,8 @@ impl Director {
             settling: Settling::default(),
             told: BTreeSet::new(),
             subscribers: Vec::new(),
-            others: Slot::all().filter(|other| *other != slot && other.is_taken(state_dir)).collect(),
+            others,
+            is_from_disk: false,
             successor_asked_by: None,
             stopping: false,
         }
@@ -119,11 +122,15 @@ impl Director {
             log_line!("trundle proxy: {why}; nobody can come in with TLS until it can be read");
             Ok(())
         }) {
-            Ok(prepared) => self.enforce(table, prepared),
+            Ok(prepared) => {
+                self.enforce(table, prepared);
+                self.is_from_disk = true;
+                let kept: Vec<EndpointRow> = self.live.values().map(|endpoint| endpoint.row).collect();
+                self.shared.counts.free_endpoints_except(&kept);
+            }
             Err(reason) => log_line!("trundle proxy: the last table cannot be put in force: {reason}"),
         }
-        let kept: Vec<EndpointRow> = self.live.values().map(|endpoint| endpoint.row).collect();
-        self.shared.counts.free_endpoints_except(&kept);
+        self.sockets.forget_ahead();
     }
 
     /// Puts a table in force; it is on disk when this returns. On a refusal nothing has changed.
@@ -139,7 +146,7 @@ impl Director {
                 new.0, new.1, old.0, old.1
             ));
         }
-        if new == old && old != (0, 0) {
+        if new == old && old != (0, 0) && !(self.is_from_disk && table != self.table) {
             if table != self.table {
                 return Err(format!("table {}.{} was set before with another content", new.0, new.1));
             }
@@ -153,6 +160,7 @@ impl Director {
             self.give_up(&prepared);
             return Err(format!("the table cannot be written to the state directory: {error}"));
         }
+        self.is_from_disk = false;
         self.enforce(table, prepared);
         crash_point!("proxy.table.enforced");
         Ok(())

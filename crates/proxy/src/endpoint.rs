@@ -148,7 +148,7 @@ impl LiveEndpoint {
 
     #[must_use]
     pub fn was_cut(&self) -> bool {
-        self.was_cut.load(SeqCst)
+        self.was_cut.load(SeqCst) || self.flag() == Flag::Cut
     }
 
     pub fn note_told(&self) {

@@ -45,8 +45,8 @@ use crate::upgrade;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A proxy that finishes may be a table behind the one that serves: so often it looks, and so long it waits each time.
-const MOST_BEHIND: u32 = 20;
-const LOOK_BEHIND: Duration = Duration::from_millis(25);
+pub const MOST_BEHIND: u32 = 20;
+pub const LOOK_BEHIND: Duration = Duration::from_millis(25);
 
 /// The client is gone: there is nobody to answer.
 #[derive(Debug, Error)]

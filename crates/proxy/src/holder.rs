@@ -30,6 +30,10 @@ use child::{Proxy, Role};
 const TOO_SOON: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A successor has so long to see whether it could serve.
+const LONGEST_CHECK: Duration = Duration::from_secs(30);
+/// Of a program that takes over, so many young deaths, one after the other, bring the one before it back.
+const MOST_YOUNG_DEATHS: u32 = 3;
 /// A proxy gives its last requests 30 s.
 const LONGEST_END: Duration = Duration::from_secs(35);
 
@@ -42,6 +46,9 @@ struct Holder {
     proxies: Vec<Proxy>,
     /// Why there is no successor, for the one who asked for it.
     no_successor: String,
+    /// What was started before another program took over, and how often that has died young since.
+    program_before: Option<PathBuf>,
+    young_deaths: u32,
     pause: Duration,
     stopping: bool,
 }
@@ -64,6 +71,8 @@ pub fn run(config: HolderConfig) -> Result<(), ProxyError> {
         given,
         proxies: vec![first],
         no_successor: String::new(),
+        program_before: None,
+        young_deaths: 0,
         pause: Duration::ZERO,
         stopping: false,
     };
@@ -78,7 +87,15 @@ impl Holder {
             if self.stopping {
                 return self.end_all();
             }
-            let pause = self.serving().is_none().then_some(self.pause);
+            let mut pause = self.serving().is_none().then_some(self.pause);
+            if let Some(n) = self.successor().filter(|n| self.proxies[*n].role == Role::Succeeds) {
+                let left = LONGEST_CHECK.saturating_sub(self.proxies[n].since.elapsed());
+                if left.is_zero() {
+                    self.no_successor = format!("it was not ready within {} s", LONGEST_CHECK.as_secs());
+                    self.proxies[n].kill();
+                }
+                pause = Some(pause.unwrap_or(left).min(left.max(SHORTEST_PAUSE)));
+            }
             // The last word of one that ends counts, so its socket is looked at before its end.
             let mut of: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
             for proxy in &self.proxies {
@@ -127,7 +144,17 @@ impl Holder {
             Err(error) => {
                 log_line!("trundle shim proxy: {error}");
                 self.lengthen_pause();
+                self.go_back();
             }
+        }
+    }
+
+    /// To the program before the last one that took over, if there was another.
+    fn go_back(&mut self) {
+        if let Some(before) = self.program_before.take() {
+            log_line!("trundle shim proxy: going back to {}", before.display());
+            self.config.program = before;
+            self.young_deaths = 0;
         }
     }
 
@@ -148,7 +175,7 @@ impl Holder {
                     self.no_successor
                 );
             }
-            Role::Serves => match self.successor() {
+            Role::Serves => match self.successor().filter(|n| self.proxies[*n].role == Role::SucceedsNow) {
                 Some(next) => {
                     log_line!(
                         "trundle shim proxy: the proxy (pid {pid}) ended with {how}; the one that was to take over does so"
@@ -159,10 +186,17 @@ impl Holder {
                     log_line!(
                         "trundle shim proxy: the proxy (pid {pid}) ended with {how}; starting it again"
                     );
+                    // One that has not come so far would be in the way of what is started now.
+                    self.proxies.iter().filter(|other| other.role == Role::Succeeds).for_each(Proxy::kill);
                     if proxy.since.elapsed() >= TOO_SOON {
                         self.pause = Duration::ZERO;
+                        self.young_deaths = 0;
                     } else {
                         self.lengthen_pause();
+                        self.young_deaths += 1;
+                        if self.young_deaths >= MOST_YOUNG_DEATHS {
+                            self.go_back();
+                        }
                     }
                 }
             },
@@ -171,11 +205,13 @@ impl Holder {
 
     fn promote(&mut self, n: usize) {
         let next = &mut self.proxies[n];
-        // Another file is what is started from now on, once it has said that it can serve.
-        if next.role == Role::SucceedsNow {
-            self.config.program.clone_from(&next.program);
-        }
         next.role = Role::Serves;
+        // Another file is what is started from now on.
+        if self.config.program != next.program {
+            let before = std::mem::replace(&mut self.config.program, next.program.clone());
+            self.program_before = Some(before);
+        }
+        self.young_deaths = 0;
     }
 
     fn lengthen_pause(&mut self) {
@@ -183,7 +219,14 @@ impl Holder {
     }
 
     fn answer(&mut self, n: usize) {
-        let Ok(Some((ask, _))) = holding::receive(&self.proxies[n].socket) else {
+        let asked = holding::receive(&self.proxies[n].socket);
+        if asked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+            // A proxy of a later release. Without an answer it would wait, and take us for dead.
+            let unknown = Answer::Failed("the holder of the sockets is of an older release".to_owned());
+            let _ = holding::send(&self.proxies[n].socket, &unknown, None);
+            return;
+        }
+        let Ok(Some((ask, _))) = asked else {
             // It has closed its end: it is about to die, and the pidfd will say so. Until then there is nothing to read.
             if self.proxies[n].is_alive() {
                 std::thread::sleep(Duration::from_millis(1));
@@ -220,12 +263,9 @@ impl Holder {
             Ask::Succeed { program } => self.begin_succession(n, program),
             Ask::Successor => self.how_is_the_successor(),
             Ask::Ready => {
-                // It may have been promoted, as the one before died.
                 let proxy = &mut self.proxies[n];
-                match proxy.role {
-                    Role::Succeeds => proxy.role = Role::SucceedsNow,
-                    Role::Serves => self.config.program.clone_from(&proxy.program),
-                    Role::SucceedsNow | Role::Finishes => {}
+                if proxy.role == Role::Succeeds {
+                    proxy.role = Role::SucceedsNow;
                 }
                 Answer::Done
             }
@@ -236,7 +276,7 @@ impl Holder {
             Ask::Yielded => {
                 crash_point!("holder.yielded");
                 self.proxies[n].role = Role::Finishes;
-                if let Some(next) = self.successor() {
+                if let Some(next) = self.successor().filter(|n| self.proxies[*n].role == Role::SucceedsNow) {
                     self.promote(next);
                 }
                 Answer::Done

@@ -23,6 +23,9 @@ use crate::table::Listen;
 /// Set by the holder for the proxy that it starts: the number of the descriptor to talk over.
 pub const HOLDER_FD: &str = "TRUNDLE_HOLDER_FD";
 
+/// Set by a holder that knows what a successor is: an older one would not answer.
+pub const HOLDER_STARTS_SUCCESSORS: &str = "TRUNDLE_HOLDER_STARTS_SUCCESSORS";
+
 /// Set for one that is to take over from the proxy that serves.
 pub const SUCCEEDS: &str = "TRUNDLE_PROXY_SUCCEEDS";
 
@@ -144,6 +147,11 @@ impl Sockets {
         Ok(())
     }
 
+    /// What was not needed after all must not stay open, with nobody who accepts on it.
+    pub fn forget_ahead(&mut self) {
+        self.ahead.clear();
+    }
+
     pub fn release(&mut self, listen: &Listen) {
         if self.ask(&Ask::Release(listen.clone())).is_none()
             && let Listen::Unix(path) = listen
@@ -167,6 +175,9 @@ impl Sockets {
 
     /// Has the program started that shall take over.
     pub fn succeed(&mut self, program: PathBuf) -> Result<(), String> {
+        if self.holder.is_some() && std::env::var_os(HOLDER_STARTS_SUCCESSORS).is_none() {
+            return Err(OLD_HOLDER.to_owned());
+        }
         match self.ask(&Ask::Succeed { program }) {
             Some((Answer::Failed(reason), _)) => Err(reason),
             Some(_) => Ok(()),
@@ -214,5 +225,7 @@ impl Sockets {
     }
 }
 
+const OLD_HOLDER: &str =
+    "the holder of the listening sockets is of an older release; it ends with `trundle down`";
 const NO_HOLDER: &str =
     "the holder of the listening sockets is gone; stop the proxy with `trundle down` and deploy again";

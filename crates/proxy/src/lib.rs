@@ -122,8 +122,12 @@ pub struct HolderConfig {
 /// Whether a proxy of the state directory runs, one that still finishes among them, or the holder, who would start one.
 #[must_use]
 pub fn runs(state_dir: &Path) -> bool {
+    serves(state_dir) || Slot::all().any(|slot| slot.is_taken(state_dir))
+}
+
+/// Whether a proxy serves or a holder is there who starts one, apart from those that finish.
+fn serves(state_dir: &Path) -> bool {
     [HOLDER_LOCK, PROXY_LOCK].iter().any(|name| lock::is_held(state_dir, name))
-        || Slot::all().any(|slot| slot.is_taken(state_dir))
 }
 
 /// Whether a holder runs, which starts a proxy whenever there is none.

@@ -13,10 +13,13 @@ use crate::error::ProxyError;
 /// Held as long as it lives.
 pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
 
-/// Whether a process has the lock `name`. A file that cannot be looked at is one that nobody has.
+/// Whether a process has the lock `name`. Of a file that is there and cannot be looked at, as when this process has no
+/// descriptor left, somebody has: to take the living for dead would do harm.
 pub fn is_held(state_dir: &Path, name: &str) -> bool {
-    let Ok(file) = File::open(state_dir.join(name)) else { return false };
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    match File::open(state_dir.join(name)) {
+        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// Takes the lock `name` of a state directory, and waits a little for a process that is just ending.
@@ -46,4 +49,21 @@ pub fn take(state_dir: &Path, name: &str, patience: Duration) -> Result<Lock, Pr
     let _ = file.set_len(0);
     let _ = writeln!(file, "{}", std::process::id());
     Ok(Lock(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_at_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_held(dir.path(), "lock"), "nobody has ever taken it");
+        let held = take(dir.path(), "lock", Duration::ZERO).unwrap();
+        assert!(is_held(dir.path(), "lock"));
+        drop(held);
+        assert!(!is_held(dir.path(), "lock"));
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(is_held(dir.path(), "loop"));
+    }
 }

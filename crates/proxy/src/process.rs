@@ -32,6 +32,8 @@ use crate::{listen, lock, succession};
 const STOP_BOUND: Duration = Duration::from_secs(30);
 /// What is in flight when another proxy has taken over. Nobody waits for it.
 const FINISH_BOUND: Duration = Duration::from_secs(3600);
+/// So long after the last look that found a holder or a proxy that serves, everything is down.
+const NOBODY_SERVES: Duration = Duration::from_secs(2);
 /// For the last lines of access logs.
 const LOG_BOUND: Duration = Duration::from_secs(2);
 /// Between two looks whether a certificate has changed.
@@ -53,9 +55,12 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
     };
     raise_open_files();
     let taken = slots::take(&config.state_dir)?;
-    let is_alive = |slot: Slot| slot.is_taken(&config.state_dir);
+    // One look for all: who dies after it is found by the next.
+    let others: Vec<Slot> =
+        Slot::all().filter(|slot| *slot != taken.slot && slot.is_taken(&config.state_dir)).collect();
     let (counts, note) =
-        Counts::open(&config.state_dir.join(crate::COUNTS), taken.slot, is_alive).map_err(state_dir)?;
+        Counts::open(&config.state_dir.join(crate::COUNTS), taken.slot, |slot| others.contains(&slot))
+            .map_err(state_dir)?;
     note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
     let shared =
         Arc::new(Shared { snapshot: ArcSwap::from_pointee(Snapshot::default()), counts: Arc::new(counts) });
@@ -66,7 +71,7 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
         commands.push(sender);
         threads.push(thread);
     }
-    let mut director = Director::new(&config.state_dir, taken.slot, shared, sockets, commands);
+    let mut director = Director::new(&config.state_dir, others, shared, sockets, commands);
     director.load();
 
     let runtime = Builder::new_current_thread()
@@ -146,7 +151,7 @@ async fn serve(
         let _ = std::fs::remove_file(&path);
         director.borrow_mut().yield_to_successor(FINISH_BOUND);
         drop(serves);
-        finish(&director, &mut signals, threads).await;
+        finish(state_dir, &director, &mut signals, threads).await;
     } else {
         director.borrow_mut().stop(STOP_BOUND, end == End::ForGood);
         // Drains and counts are still told while the last requests end.
@@ -186,12 +191,28 @@ async fn until_the_end(director: &RefCell<Director>, wishes: &Wishes, signals: &
 }
 
 /// After another one has taken over: what it does is done here too, until the last request has ended.
-async fn finish(director: &RefCell<Director>, signals: &mut Signals, threads: Vec<thread::JoinHandle<()>>) {
+async fn finish(
+    state_dir: &Path,
+    director: &RefCell<Director>,
+    signals: &mut Signals,
+    threads: Vec<thread::JoinHandle<()>>,
+) {
     let mut ended = joined(threads);
     let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut last_served = tokio::time::Instant::now();
+    let mut is_told = false;
     loop {
         tokio::select! {
-            _ = look.tick() => director.borrow_mut().follow(),
+            now = look.tick() => {
+                director.borrow_mut().follow();
+                // When all is down nobody may be left who would tell it.
+                if crate::serves(state_dir) {
+                    last_served = now;
+                } else if !is_told && now - last_served > NOBODY_SERVES {
+                    is_told = true;
+                    director.borrow_mut().stop(STOP_BOUND, false);
+                }
+            }
             () = signals.next() => director.borrow_mut().stop(STOP_BOUND, false),
             _ = &mut ended => return,
         }

@@ -20,6 +20,7 @@ use crate::classes::{AppCell, Lost};
 use crate::connection::Connection;
 use crate::endpoint::{Claim, Flag};
 use crate::exchange::Exchange;
+use crate::forward::{LOOK_BEHIND, MOST_BEHIND};
 use crate::leave::{Leave, Word};
 use crate::open::What;
 use crate::pool;
@@ -60,6 +61,7 @@ async fn reach(client: &mut TcpStream, state: &Connection) -> Option<(Claim, Tcp
     let mut tried = Tried::default();
     let mut unreachable = false;
     let mut held = None;
+    let mut behind = 0;
     loop {
         // Before the look, so that no table falls between.
         let changed = worker.changed.notified();
@@ -78,6 +80,12 @@ async fn reach(client: &mut TcpStream, state: &Connection) -> Option<(Claim, Tcp
         let count = |cell| worker.shared.counts.app_cell(now.app_row, cell).fetch_add(1, Relaxed);
         let claim = if tried.is_full() { None } else { now.choose(&mut worker.random.borrow_mut(), &tried) };
         let Some(claim) = claim else {
+            if worker.finishes() && behind < MOST_BEHIND {
+                behind += 1;
+                let _ = tokio::time::timeout(LOOK_BEHIND, changed).await;
+                tried = Tried::default();
+                continue;
+            }
             let begins = || {
                 count(AppCell::Held);
             };

@@ -288,6 +288,53 @@ fn what_cannot_take_over_changes_nothing_and_says_why() {
     assert_eq!(get(address, "/").text(), "ok");
 }
 
+/// One that never says whether it could serve is in nobody's way.
+#[test]
+fn a_successor_that_hangs_does_not_serve_in_the_place_of_one_that_died() {
+    let app = Upstream::says("ok");
+    let mut holder = Holder::start();
+    let address = holder.serve(&app);
+    let script = holder.dir.path().join("hangs");
+    fs::write(&script, "#!/bin/sh\nexec sleep 25 2>/dev/null\n").unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let old = holder.control.pid();
+    holder.ask_for_upgrade(&script);
+    let hanging = until("it", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", holder.child.id())).unwrap().flatten();
+        let children = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap());
+        let children: String = children.collect();
+        children.split_whitespace().filter_map(|child| child.parse().ok()).find(|child| *child != old)
+    });
+    kill_process(pid(old), Signal::KILL).unwrap();
+    holder.connect_to_another_than(old);
+    assert_eq!(get(address, "/").text(), "ok");
+    until("its end", || is_gone(pid(hanging)).then_some(()));
+    // And the next one can.
+    holder.upgrade();
+    assert_eq!(get(address, "/").text(), "ok");
+}
+
+/// When nothing is left that serves, what finishes does not go on for an hour.
+#[test]
+fn with_the_holder_dead_a_stop_still_ends_the_ones_before() {
+    let app = Slow::start();
+    let mut holder = Holder::start();
+    let address = holder.serve(&app.upstream);
+    let mut slow = Http::connect(address);
+    slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
+    until("it to be there", || (holder.control.app().endpoints[0].in_flight == 1).then_some(()));
+    let old = holder.upgrade();
+    holder.child.kill().unwrap();
+    holder.child.wait().unwrap();
+    // A connection that waits ends at once when it is told to stop, and not after its ten seconds.
+    let mut waiting = Http::connect(address);
+    assert_eq!(waiting.get("/").unwrap().status, 200);
+    holder.control.stop();
+    app.go_on.store(true, SeqCst);
+    assert_eq!(slow.answer().unwrap().text(), "ok 0");
+    until("the end of all", || (is_gone(pid(old)) && !trundle_proxy::runs(holder.dir.path())).then_some(()));
+}
+
 #[test]
 fn a_stop_ends_the_ones_before_too() {
     let app = Slow::start();

@@ -1,6 +1,6 @@
 //! Which row counts for whom. One thread binds, of the process that serves; those that finish only look.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 use super::{
     BOUND_AT, CLOCK, Counts, ENDPOINT_ROW_WORDS, ENDPOINT_ROWS, EndpointRow, KEY, KEY_WORDS, KIND, KIND_APP,
@@ -74,6 +74,15 @@ impl Counts {
         }
     }
 
+    /// Whether an endpoint has a row.
+    pub fn is_bound(&self, app: &str, id: &str, incarnation: &str) -> bool {
+        let key = endpoint_key(app, id, incarnation);
+        (0..ENDPOINT_ROWS as u32).map(EndpointRow).any(|row| {
+            let at = Self::endpoint_at(row);
+            self.word(at).load(Relaxed) == KIND_ENDPOINT && self.key(at) == key
+        })
+    }
+
     /// The row of an endpoint, by app, id and incarnation; `None` when all are taken.
     pub fn bind_endpoint(&self, app: &str, id: &str, incarnation: &str) -> Option<EndpointRow> {
         let key = endpoint_key(app, id, incarnation);
@@ -91,8 +100,11 @@ impl Counts {
         Some(row)
     }
 
-    /// Gives a row back. Nothing is in flight in it, but for a claim that is about to find its endpoint removed.
+    /// Gives a row back. Nothing is in flight in it, but for a claim that is about to find its endpoint removed: also in
+    /// another process, which has only the flag to go by.
     pub fn free_endpoint(&self, row: EndpointRow) {
+        self.flag(row).store(0, SeqCst);
+        self.word(Self::endpoint_at(row) + BOUND_AT).store(0, SeqCst);
         self.word(Self::endpoint_at(row)).store(KIND_FREE, Release);
     }
 
@@ -145,7 +157,6 @@ fn endpoint_key(app: &str, id: &str, incarnation: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering::SeqCst;
     use std::time::Duration;
 
     #[test]

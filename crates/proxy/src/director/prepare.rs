@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::{Director, Key, key_of};
-use crate::counts::VersionRow;
+use crate::counts::{EndpointRow, VersionRow};
 use crate::endpoint::{LiveEndpoint, Rows};
 use crate::table::{Listen, Table};
 use crate::tls::Tls;
@@ -18,6 +18,8 @@ pub(super) struct Prepared {
     pub endpoints: BTreeMap<Key, Arc<LiveEndpoint>>,
     pub app_rows: BTreeMap<String, VersionRow>,
     pub tls: BTreeMap<String, Arc<Tls>>,
+    /// Of endpoints that had none before.
+    pub new_rows: Vec<EndpointRow>,
     pub sockets: Vec<(Door, std::os::fd::OwnedFd)>,
 }
 
@@ -81,7 +83,9 @@ impl Director {
                 let live = match self.live.get(&key).or_else(departed) {
                     Some(live) => Arc::clone(live),
                     None => {
+                        let is_new = !counts.is_bound(&app.app, &endpoint.id, &endpoint.incarnation);
                         let row = counts.bind_endpoint(&app.app, &endpoint.id, &endpoint.incarnation);
+                        prepared.new_rows.extend(row.filter(|_| is_new));
                         let rows = Rows {
                             counts: Arc::clone(counts),
                             app: app_row,
@@ -131,11 +135,6 @@ impl Director {
                 self.sockets.release(&door.listen);
             }
         }
-        for (key, endpoint) in &prepared.endpoints {
-            let known = self.live.contains_key(key) || self.departed.iter().any(|e| Arc::ptr_eq(e, endpoint));
-            if !known {
-                self.shared.counts.free_endpoint(endpoint.row);
-            }
-        }
+        prepared.new_rows.iter().for_each(|row| self.shared.counts.free_endpoint(*row));
     }
 }

@@ -14,7 +14,7 @@ use crate::control::Reply;
 use crate::counts::EndpointRow;
 use crate::endpoint::{Flag, LiveEndpoint, Rows};
 use crate::slots::Slot;
-use crate::table::{EndpointState, Table};
+use crate::table::Table;
 use crate::worker::Command;
 
 impl Director {
@@ -116,8 +116,9 @@ impl Director {
                         Arc::new(LiveEndpoint::new(Arc::clone(&name), endpoint, rows, Arc::clone(&self.idle)))
                     }
                 };
-                // It opens those before it closes others. As long as it has not, ours has nobody who is closed.
-                if endpoint.state == EndpointState::Routed && live.flag() != Flag::Routed {
+                // It opens those before it closes others. As long as it has not, ours has nobody who is closed; and what it
+                // is about to cut is cut here only once it is.
+                if live.flag() != Flag::from(endpoint.state) {
                     return None;
                 }
                 prepared.endpoints.insert(key, live);

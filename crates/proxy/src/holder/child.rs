@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -12,7 +12,7 @@ use trundle_crashpoint::crash_point;
 
 use crate::HolderConfig;
 use crate::error::ProxyError;
-use crate::holding::{HOLDER_FD, SUCCEEDS};
+use crate::holding::{HOLDER_FD, HOLDER_STARTS_SUCCESSORS, SUCCEEDS};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -53,6 +53,7 @@ impl Proxy {
             command
                 .args(&config.args)
                 .env(HOLDER_FD, "0")
+                .env(HOLDER_STARTS_SUCCESSORS, "1")
                 .env("TRUNDLE_STATE_DIR", &config.state_dir)
                 .env_remove("LISTEN_FDS")
                 .env_remove("LISTEN_PID")
@@ -77,6 +78,10 @@ impl Proxy {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
+    pub fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
     /// It bounds its own end.
     pub fn terminate(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM);
@@ -84,9 +89,16 @@ impl Proxy {
 
     /// One that does not end within the bound is stuck.
     pub fn end_by(&mut self, until: Instant) -> io::Result<()> {
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        if !super::wait(&[std::os::fd::AsFd::as_fd(&self.pidfd)], Some(left))?[0] {
-            self.child.kill()?;
+        // A signal may end a wait early.
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if super::wait(&[std::os::fd::AsFd::as_fd(&self.pidfd)], Some(left))?[0] {
+                break;
+            }
+            if left.is_zero() {
+                self.child.kill()?;
+                break;
+            }
         }
         self.child.wait().map(drop)
     }

@@ -334,7 +334,12 @@ async fn converse(
     upgrade_to: Option<&Path>,
 ) {
     let mut sent = Sent::new();
-    let mut upgrade_at = upgrade_to.map(|_| tokio::time::Instant::now());
+    // Before the table, which may have what an older proxy cannot read. It goes on as it is until the next one can serve; then
+    // this connection ends.
+    if ask_for_upgrade(&mut sender, upgrade_to).await.is_err() {
+        return;
+    }
+    let mut upgrade_at = None;
     let mut waiting = std::collections::VecDeque::new();
     // The proxy may have a table of an older daemon, or none.
     if send_table(traffic, &mut sender, &mut sent).await.is_err() {
@@ -354,11 +359,9 @@ async fn converse(
                     return;
                 }
             }
-            // It goes on as it is until the next one can serve; then this connection ends.
             () = wait_until(upgrade_at) => {
                 upgrade_at = None;
-                let Some(program) = upgrade_to.map(Path::to_owned) else { continue };
-                if sender.send(&Request::Upgrade { program }).await.is_err() {
+                if ask_for_upgrade(&mut sender, upgrade_to).await.is_err() {
                     return;
                 }
             }
@@ -387,6 +390,13 @@ async fn converse(
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+}
+
+async fn ask_for_upgrade(sender: &mut ClientSender, to: Option<&Path>) -> Result<(), proxy::ClientError> {
+    match to {
+        Some(program) => sender.send(&Request::Upgrade { program: program.to_owned() }).await,
+        None => Ok(()),
     }
 }
 
