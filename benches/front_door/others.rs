@@ -93,9 +93,9 @@ fn envoy(dir: &Path, plain: SocketAddr, tls: SocketAddr, backend: SocketAddr) ->
          max_connections: 8192, max_pending_requests: 8192, max_requests: 8192 }}] }}\n    load_assignment:\n      cluster_name: app\n      endpoints:\n      \
          - lb_endpoints: [{{ endpoint: {{ address: {{ {} }} }} }}]\n",
         at(plain),
-        manager.replace("\n", "\n  "),
+        manager.trim_end().replace('\n', "\n  ") + "\n",
         at(tls),
-        manager.replace("\n", "\n  "),
+        manager.trim_end().replace('\n', "\n  ") + "\n",
         at(backend)
     );
     fs::write(&file, text).unwrap();
