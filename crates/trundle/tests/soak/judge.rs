@@ -87,10 +87,18 @@ impl<'a> Loss<'a> {
         let just_before = self.kept && kills().any(|d| d.to_ms < self.began_ms && at_the_end(d.to_ms));
         // The proxy says so in the answer, and nobody else can know: only then it is the instance's death.
         let crashed = self.text.starts_with("502") && self.text.contains("ended before it had answered");
+        // Its connections end a moment before it is seen to be gone, so that the look that saw it last may have begun after that.
+        let struck = || {
+            let of_app = |deed: &&Deed| deed.whom.as_ref().is_some_and(|(of, _)| of == app.name);
+            let blows = deeds
+                .iter()
+                .filter(|deed| matches!(deed.what, What::InstanceKilled | What::ShimKilled) && of_app(deed));
+            blows.into_iter().any(|deed| during(deed.from_ms, deed.to_ms + NOTICED_LATE_MS))
+        };
         let died = || {
             let deaths =
                 seen.deaths.iter().filter(|d| d.app == app.name && is_blow(d.planted, &d.instance, deeds));
-            deaths.into_iter().any(|d| during(d.from_ms, d.to_ms + NOTICED_LATE_MS))
+            deaths.into_iter().any(|d| during(d.from_ms, d.to_ms + NOTICED_LATE_MS)) || struck()
         };
         match self.kind {
             "unsent" if before => Some(Cause::Unsent),
