@@ -244,6 +244,7 @@ fn a_log_is_bounded_and_its_end_is_kept() {
 
 #[test]
 fn a_shim_is_small() {
+    const RSS_KIB_MAX: u64 = 2_304;
     let mut world = World::new();
     let script = "yes 0123456789 | head -c 1000000; exec sleep 100";
     let revision = world.revision(1, shell(&world.cwd(), script));
@@ -257,8 +258,9 @@ fn a_shim_is_small() {
     let value = |text: &str, name: &str| -> u64 {
         text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok()).unwrap()
     };
-    // At rest: it gives back what its start touched once it has been quiet.
-    eventually("it is small", || value(&read("smaps_rollup"), "Rss:") <= 2048);
+    // At rest: it gives back what its start touched once it has been quiet, but for what was relocated. Of this debug build
+    // that is 2.1 MiB, since the library for TLS is in it.
+    eventually("it is small", || value(&read("smaps_rollup"), "Rss:") <= RSS_KIB_MAX);
     let (rollup, status) = (read("smaps_rollup"), read("status"));
     let (rss, hwm) = (value(&rollup, "Rss:"), value(&status, "VmHWM:"));
     println!(
@@ -266,7 +268,7 @@ fn a_shim_is_small() {
         value(&status, "VmRSS:"),
         value(&rollup, "Anonymous:")
     );
-    assert!(rss <= 2048, "{rss} KiB\n{rollup}");
+    assert!(rss <= RSS_KIB_MAX, "{rss} KiB\n{rollup}");
 }
 
 #[test]
