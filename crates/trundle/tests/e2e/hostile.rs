@@ -121,7 +121,8 @@ fn what_an_app_prints_is_shown_and_never_obeyed() {
     fs::write(site.dir().join("hostile.sh"), script).unwrap();
     // Ready when all of it is in the log, whole.
     let text = "name = \"hostile\"\nversion = \"1.0\"\nreplicas = 1\n\n[run]\ncommand = [\"sh\", \"hostile.sh\"]\n\n\
-                [health.ready]\nexec = [\"grep\", \"-qa\", \"^half a\", \"@DIR@/state/instances/hostile/1-1/log\"]\n";
+                [health.ready]\nexec = [\"grep\", \"-qa\", \"^half a\", \"@DIR@/state/instances/hostile/1-1/log\"]\n\n\
+                [rollout]\nmin_healthy_time = \"500ms\"\n";
     site.write(text);
     site.deploy("1.0", &[]).expect(0);
 
