@@ -111,7 +111,8 @@ pub struct RunLimits {
 impl RunLimits {
     pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
     pub const CPU_MILLIS: std::ops::RangeInclusive<u32> = 10..=1_024_000;
-    pub const OPEN_FILES: std::ops::RangeInclusive<u64> = 16..=1 << 20;
+    pub const OPEN_FILES_MIN: u32 = 16;
+    pub const OPEN_FILES_MAX: u32 = 1 << 20;
 
     /// What is wrong with them, where no file was read that would have said so.
     pub fn problem(&self) -> Option<String> {
@@ -124,7 +125,9 @@ impl RunLimits {
             Self { cpu_millis: Some(millis), .. } if !Self::CPU_MILLIS.contains(millis) => {
                 beyond("cpu", format!("{millis} thousandths of a core"))
             }
-            Self { open_files: Some(files), .. } if !Self::OPEN_FILES.contains(files) => {
+            Self { open_files: Some(files), .. }
+                if !(Self::OPEN_FILES_MIN.into()..=Self::OPEN_FILES_MAX.into()).contains(files) =>
+            {
                 beyond("open_files", files.to_string())
             }
             _ => None,

@@ -71,10 +71,7 @@ impl Group {
     /// How often the kernel has killed in it for want of memory.
     pub fn kills(&self) -> Option<u64> {
         let folder = self.memory.as_ref()?;
-        let counts = ["memory.events", "memory.oom_control"]
-            .iter()
-            .find_map(|file| fs::read_to_string(folder.join(file)).ok())?;
-        counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+        ["memory.events", "memory.oom_control"].iter().find_map(|file| kills_in(&folder.join(file)))
     }
 
     /// Nothing runs in it any more.
@@ -102,6 +99,20 @@ fn own_groups() -> String {
     fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 
+/// Of the lines of `/proc/PID/cgroup`: controllers, of which version 2 names none, and the path below where they are mounted.
+pub(crate) fn memberships(groups: &str) -> impl Iterator<Item = (&str, &str)> {
+    groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?, fields.next()?.trim_start_matches('/')))
+    })
+}
+
+/// The count of kills in a file of either version.
+pub(crate) fn kills_in(file: &Path) -> Option<u64> {
+    let counts = fs::read_to_string(file).ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
 /// Several daemons may be in one group.
 fn unique(name: &str, state_dir: &str) -> String {
     let digest = hex(&Sha256::digest(state_dir.as_bytes()));
@@ -119,12 +130,7 @@ impl Place {
     /// `groups` as in `/proc/PID/cgroup`.
     fn of(root: &Path, groups: &str, controller: &'static str) -> Result<Self, String> {
         let missing = || missing(controller);
-        let lines = || {
-            groups.lines().filter_map(|line| {
-                let mut fields = line.splitn(3, ':').skip(1);
-                Some((fields.next()?, fields.next()?.trim_start_matches('/')))
-            })
-        };
+        let lines = || memberships(groups);
         // A machine may have both versions; a controller is with one of them.
         if let Some((_, path)) = lines().find(|(names, _)| names.split(',').any(|name| name == controller)) {
             let folder = root.join(controller).join(path);

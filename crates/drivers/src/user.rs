@@ -78,19 +78,8 @@ pub(crate) fn open_way_to(layout: &Layout, artifact: &Artifact) -> io::Result<()
 }
 
 /// What is ours in the state directory begins so. Others may keep theirs there.
-const OURS: [&str; 11] = [
-    "access",
-    "acme",
-    "daemon",
-    "instances",
-    "journal",
-    "proxy",
-    "seal",
-    "sealed",
-    "stored.lock",
-    "traffic",
-    ".probe",
-];
+const OURS: [&str; 10] =
+    ["access", "acme", "daemon", "instances", "journal", "proxy", "seal", "stored.lock", "traffic", ".probe"];
 
 /// At the start of a daemon: what was made since the way was opened.
 pub(crate) fn close_where_others_pass(layout: &Layout) {
@@ -100,7 +89,7 @@ pub(crate) fn close_where_others_pass(layout: &Layout) {
 }
 
 /// What of ours others could read, once they may pass through the state directory: whatever has left it open.
-pub(crate) fn close_to_others(layout: &Layout) {
+fn close_to_others(layout: &Layout) {
     for entry in fs::read_dir(&layout.state_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Ok(about) = entry.metadata() else { continue };

@@ -112,6 +112,27 @@ fn a_user_that_is_gone_is_named() {
     assert!(text.contains("run.user") && text.contains("nobody-of-that-name"), "{text}");
 }
 
+/// Another user's process with the label of an instance is none of it, and holds up nothing.
+#[test]
+fn a_label_of_somebody_else_is_a_lie() {
+    use std::os::unix::process::CommandExt as _;
+    if !is_root() {
+        return;
+    }
+    let mut world = open_world();
+    let revision = world.revision(1, shell(&world.cwd(), "exec sleep 1000"));
+    world.ensure_with(&revision, &["1-1"], &[], 100, false);
+    world.started("1-1");
+    let mut liar = std::process::Command::new("sleep");
+    liar.arg("100").uid(65534).gid(65534).env("TRUNDLE_INSTANCE", "web-1-1");
+    let mut liar = liar.env("TRUNDLE_STATE_DIR", world.state.canonicalize().unwrap()).spawn().unwrap();
+    world.ensure_with(&revision, &[], &["1-1"], 100, false);
+    world.wait_for("1-1", &trundle_core::event::Fact::Gone);
+    assert!(liar.try_wait().unwrap().is_none(), "it was killed as if it were the instance's");
+    liar.kill().unwrap();
+    liar.wait().unwrap();
+}
+
 #[test]
 fn open_files_are_limited() {
     let mut world = World::new();

@@ -146,12 +146,14 @@ impl Director {
                 new.0, new.1, old.0, old.1
             ));
         }
-        if new == old && old != (0, 0) && !(self.is_from_disk && table != self.table) {
-            if table != self.table {
+        if new == old && old != (0, 0) {
+            if table == self.table {
+                self.told.clear();
+                return Ok(());
+            }
+            if !self.is_from_disk {
                 return Err(format!("table {}.{} was set before with another content", new.0, new.1));
             }
-            self.told.clear();
-            return Ok(());
         }
         self.check_incarnations(&table)?;
         let prepared = self.prepare(&table, Err)?;

@@ -69,6 +69,21 @@ fn an_older_table_is_refused_and_the_same_one_acknowledged_again() {
     assert!(refused(&proxy.control.ask(&Request::Hello { protocol: 99 })).contains("protocol"));
 }
 
+/// What an older proxy did not know is not in the table that it has left on the disk.
+#[test]
+fn a_table_that_was_only_read_may_be_told_once_with_more_in_it() {
+    let mut proxy = Proxy::start();
+    let app = Upstream::says("ok");
+    proxy.route(vec![routed("a", app.address)]);
+    proxy.restart();
+    let mut more = proxy.table.clone();
+    more.apps[0].version_header = Some("x-app-version".to_owned());
+    proxy.control.set(&more);
+    assert_eq!(get(proxy.address, "/").header("x-app-version"), Some("1"));
+    let less = proxy.table.clone();
+    assert!(refused(&proxy.control.ask(&Request::SetTable(less))).contains("another content"));
+}
+
 #[test]
 fn a_table_with_an_address_that_is_taken_changes_nothing() {
     let mut proxy = Proxy::start();

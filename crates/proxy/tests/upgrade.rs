@@ -46,6 +46,14 @@ impl Holder {
         old
     }
 
+    /// A request that an instance of [`Slow`] has.
+    fn ask_slowly(&mut self, address: SocketAddr) -> Http {
+        let mut slow = Http::connect(address);
+        slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
+        until("it to be there", || (self.control.app().endpoints[0].in_flight == 1).then_some(()));
+        slow
+    }
+
     fn connect_to_another_than(&mut self, old: u32) {
         self.control = until("another proxy", || {
             Some(Control::connect(self.dir.path())).filter(|control| control.pid() != old)
@@ -196,9 +204,7 @@ fn a_drain_waits_for_what_the_one_before_has_and_cuts_it_there() {
     for cut in [false, true] {
         app.go_on.store(false, SeqCst);
         holder.route(vec![routed("a", app.upstream.address)]);
-        let mut slow = Http::connect(address);
-        slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
-        until("it to be there", || (holder.control.app().endpoints[0].in_flight == 1).then_some(()));
+        let mut slow = holder.ask_slowly(address);
         holder.upgrade();
         holder.control.set(&holder.table.clone());
         let in_flight = holder.control.app().endpoints[0].in_flight;
@@ -320,9 +326,7 @@ fn with_the_holder_dead_a_stop_still_ends_the_ones_before() {
     let app = Slow::start();
     let mut holder = Holder::start();
     let address = holder.serve(&app.upstream);
-    let mut slow = Http::connect(address);
-    slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
-    until("it to be there", || (holder.control.app().endpoints[0].in_flight == 1).then_some(()));
+    let mut slow = holder.ask_slowly(address);
     let old = holder.upgrade();
     holder.child.kill().unwrap();
     holder.child.wait().unwrap();
@@ -340,9 +344,7 @@ fn a_stop_ends_the_ones_before_too() {
     let app = Slow::start();
     let mut holder = Holder::start();
     let address = holder.serve(&app.upstream);
-    let mut slow = Http::connect(address);
-    slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
-    until("it to be there", || (holder.control.app().endpoints[0].in_flight == 1).then_some(()));
+    let mut slow = holder.ask_slowly(address);
     let old = holder.upgrade();
     holder.control.stop();
     until("the word to end", || TcpStream::connect(address).is_err().then_some(()));

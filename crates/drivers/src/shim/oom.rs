@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use crate::groups::Group;
+use crate::groups::{self, Group};
 
 /// The count of such kills in the instance's control group, or in ours, to be compared later. None: it cannot be read.
 pub(super) fn group_kills(group: Option<&Group>) -> Option<u64> {
@@ -19,9 +19,7 @@ pub(super) fn group_kills(group: Option<&Group>) -> Option<u64> {
 /// `groups` as in `/proc/PID/cgroup`, `root` where the groups are mounted. A machine may have both versions; the memory is
 /// counted by one of them.
 fn kills_of(groups: &str, root: &Path) -> Option<u64> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+    groups::memberships(groups).find_map(|(controllers, path)| {
         let file = if controllers.is_empty() {
             root.join(path).join("memory.events")
         } else if controllers.split(',').any(|name| name == "memory") {
@@ -29,8 +27,7 @@ fn kills_of(groups: &str, root: &Path) -> Option<u64> {
         } else {
             return None;
         };
-        let counts = fs::read_to_string(file).ok()?;
-        counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+        groups::kills_in(&file)
     })
 }
 

@@ -79,7 +79,9 @@ fn read_limits(section: &Section<'_>) -> RunLimits {
     RunLimits {
         memory_bytes: section.get("memory", memory),
         cpu_millis: section.get("cpu", value::cores_millis),
-        open_files: section.get("open_files", value::whole(16, 1 << 20)).map(u64::from),
+        open_files: section
+            .get("open_files", value::whole(RunLimits::OPEN_FILES_MIN, RunLimits::OPEN_FILES_MAX))
+            .map(u64::from),
     }
 }
 

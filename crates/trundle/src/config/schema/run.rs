@@ -1,7 +1,7 @@
 //! `[run]` in the schema.
 
 use serde_json::{Value, json};
-use trundle_core::revision::{Protocol, Quiet, QuietSignal, StopSignal};
+use trundle_core::revision::{Protocol, Quiet, QuietSignal, RunLimits, StopSignal};
 
 use super::{command, default, described, one_of, put, size, table, text, texts_by_name, time, whole};
 
@@ -91,7 +91,13 @@ fn run_limits() -> Value {
                 "Cores; a part of one is possible.",
             ),
         ),
-        ("open_files", described(whole(16, 1 << 20), "Open files and connections.")),
+        (
+            "open_files",
+            described(
+                whole(RunLimits::OPEN_FILES_MIN, RunLimits::OPEN_FILES_MAX),
+                "Open files and connections.",
+            ),
+        ),
     ])
 }
 
