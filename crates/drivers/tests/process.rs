@@ -8,6 +8,7 @@ mod support;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::{World, eventually, exit, is_gone, sample, shell};
 use trundle_core::event::{Fact, RefusalCode};
@@ -244,7 +245,8 @@ fn a_log_is_bounded_and_its_end_is_kept() {
 
 #[test]
 fn a_shim_is_small() {
-    const RSS_KIB_MAX: u64 = 2_304;
+    const OWN_KIB_MAX: u64 = 768;
+    const RSS_KIB_MAX: u64 = 4_096;
     let mut world = World::new();
     let script = "yes 0123456789 | head -c 1000000; exec sleep 100";
     let revision = world.revision(1, shell(&world.cwd(), script));
@@ -258,17 +260,23 @@ fn a_shim_is_small() {
     let value = |text: &str, name: &str| -> u64 {
         text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok()).unwrap()
     };
-    // At rest: it gives back what its start touched once it has been quiet, but for what was relocated. Of this debug build
-    // that is 2.1 MiB, since the library for TLS is in it.
-    eventually("it is small", || value(&read("smaps_rollup"), "Rss:") <= RSS_KIB_MAX);
-    let (rollup, status) = (read("smaps_rollup"), read("status"));
-    let (rss, hwm) = (value(&rollup, "Rss:"), value(&status, "VmHWM:"));
-    println!(
-        "shim: Rss {rss} KiB (VmRSS {}, peak {hwm}, anonymous {})",
-        value(&status, "VmRSS:"),
-        value(&rollup, "Anonymous:")
-    );
-    assert!(rss <= RSS_KIB_MAX, "{rss} KiB\n{rollup}");
+    // At rest: it gives back what its start touched once it has been quiet. What is its own for each instance is what was
+    // relocated, its heap and its stack. How many pages of its file the kernel maps around those it runs is the kernel's
+    // choice and the file system's (2.0 MiB on one machine, more than 2.3 on another, with the same binary), and all shims
+    // share them: that bar only shows that it gave them back at all, since the start touches 6.5 MiB.
+    let sizes = || {
+        let (rollup, status) = (read("smaps_rollup"), read("status"));
+        (value(&rollup, "Anonymous:"), value(&rollup, "Rss:"), value(&status, "VmHWM:"))
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut found = sizes();
+    while (found.0 > OWN_KIB_MAX || found.1 > RSS_KIB_MAX) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+        found = sizes();
+    }
+    let (own, rss, peak) = found;
+    println!("shim: its own {own} KiB, Rss {rss} KiB, peak {peak} KiB");
+    assert!(own <= OWN_KIB_MAX && rss <= RSS_KIB_MAX, "own {own} KiB, Rss {rss} KiB\n{}", read("smaps"));
 }
 
 #[test]
