@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::harness::prober::{Prober, Seen};
-use crate::harness::{Site, alone, load, sample};
+use crate::harness::{Site, load, sample, turn};
 
 /// The third instance of a revision with `DB_POOL = 40` is refused by a database that allows 100.
 pub fn config(rollout: &str) -> String {
@@ -20,7 +20,7 @@ pub const FIXED: [&str; 2] = ["--set", "run.env.DB_POOL=12"];
 
 #[test]
 fn it_pauses_and_a_corrected_version_goes_on_from_there() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&config(""));
     site.deploy("3.1", &[]).expect(0);
     let (prober, load) = (Prober::start(&site), load::start(&site, 16, 20));
@@ -52,7 +52,7 @@ fn it_pauses_and_a_corrected_version_goes_on_from_there() {
 
 #[test]
 fn it_goes_on_with_the_same_revision_after_a_fix_outside() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&config(""));
     site.deploy("3.1", &[]).expect(0);
     let (prober, load) = (Prober::start(&site), load::start(&site, 16, 20));
@@ -81,7 +81,7 @@ fn it_goes_on_with_the_same_revision_after_a_fix_outside() {
 
 #[test]
 fn it_goes_back_by_itself_if_told_so_and_never_goes_back_twice() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&config("on_failure = \"rollback\""));
     site.deploy("3.1", &[]).expect(0);
     let (prober, load) = (Prober::start(&site), load::start(&site, 16, 20));

@@ -9,7 +9,7 @@ use crate::bad_version::{BAD, FIXED, versions};
 use crate::harness::chaos::{Chaos, Dice};
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Output, Site, alone, load, sample, scaled, wait_for};
+use crate::harness::{Output, Site, load, sample, scaled, turn, wait_for};
 use crate::{bad_version, eight, ten};
 
 /// The daemon dies again and again while `roll(n)` is done again and again. `budget`: floor and ceiling.
@@ -20,7 +20,7 @@ fn with_a_dying_daemon(
     between_ms: u64,
     mut roll: impl FnMut(&Site, u32),
 ) {
-    let _alone = alone();
+    let _turn = turn();
     let site = Arc::new(Site::with(config));
     site.deploy("3.0", &[]).expect(0);
     let prober = Prober::start(&site);
@@ -112,7 +112,7 @@ fn a_dying_daemon_and_a_bad_version() {
 /// While a rollout is paused in the middle, so that every request of the test belongs to it.
 #[test]
 fn a_killed_proxy_refuses_nobody() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(3, r#"START_MS = "300""#, "max_surge = 1"));
     site.deploy("3.1", &[]).expect(0);
     site.deploy("3.2", &["--detach"]).expect(0);

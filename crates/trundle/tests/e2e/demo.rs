@@ -1,10 +1,10 @@
 //! The demo proves what it says, and finds a bug that was planted.
 
-use crate::harness::{Site, alone};
+use crate::harness::{Site, turn};
 
 #[test]
 fn it_loses_nothing_and_says_so() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new();
     let proof = site.run(&["demo", "--json"]).expect(0).json();
     assert_eq!(proof["lost"], 0, "{proof}");
@@ -26,7 +26,7 @@ fn it_loses_nothing_and_says_so() {
 
 #[test]
 fn it_finds_a_planted_bug() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new();
     let said = site.run(&["demo", "--json", "--plant", "stop-before-drain"]).expect(1);
     let proof = said.json();

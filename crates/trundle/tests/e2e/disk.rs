@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::bad_version::versions;
 use crate::harness::inject::{Strace, in_mounts_of_its_own, mount, unmount};
 use crate::harness::prober::Prober;
-use crate::harness::{Site, alone, load, sample, wait_for};
+use crate::harness::{Site, load, sample, turn, wait_for};
 
 const SURGE: &str = "max_surge = 1\nmax_unavailable = 0";
 
@@ -40,7 +40,7 @@ fn change_a_byte(path: &PathBuf, words: &str) {
 /// Row 4 of docs/faults.md.
 #[test]
 fn a_changed_byte_of_the_journal_is_refused_and_what_runs_goes_on() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(2, r#"START_MS = "0""#, SURGE));
     site.deploy("1.0", &[]).expect(0);
     let load = load::start_quick(&site, 4, 5);
@@ -90,7 +90,7 @@ fn a_changed_byte_of_the_journal_is_refused_and_what_runs_goes_on() {
 /// Row 5 of docs/faults.md: the file system of the state directory is full in the middle of a rollout.
 #[test]
 fn a_full_file_system_stops_a_rollout_and_room_lets_it_go_on() {
-    let _alone = alone();
+    let _turn = turn();
     if !in_mounts_of_its_own("disk::a_full_file_system_stops_a_rollout_and_room_lets_it_go_on") {
         return;
     }
@@ -141,7 +141,7 @@ fn a_sync_that_fails_ends_all_doing_until_the_next_daemon() {
     if !Strace::is_here() {
         return;
     }
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(3, r#"START_MS = "400""#, SURGE));
     site.deploy("1.0", &[]).expect(0);
     let load = load::start_quick(&site, 8, 5);
@@ -178,7 +178,7 @@ fn a_daemon_that_dies_before_it_renames_leaves_what_was_there() {
     if !Strace::is_here() {
         return;
     }
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(2, r#"START_MS = "0""#, SURGE));
     site.deploy("1.0", &[]).expect(0);
     let load = load::start_quick(&site, 4, 5);

@@ -18,7 +18,7 @@ use crate::bad_version::versions;
 use crate::harness::chaos::start_daemon;
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, alone, load, sample, wait_for};
+use crate::harness::{Site, load, sample, turn, wait_for};
 
 /// Row 9 of docs/faults.md: somebody else listens where the daemon would.
 #[test]
@@ -68,7 +68,7 @@ fn stop_between_writes(daemon: &Proc) {
 /// Row 8 of docs/faults.md. A stopped daemon keeps its lock, so that somebody must take lock and socket away by hand.
 #[test]
 fn a_daemon_that_wakes_beside_its_successor_does_nothing_more() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(3, r#"START_MS = "400""#, "max_surge = 1\nmax_unavailable = 0"));
     site.deploy("1.0", &[]).expect(0);
     let load = load::start_quick(&site, 8, 5);

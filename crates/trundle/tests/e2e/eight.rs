@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::prober::Prober;
-use crate::harness::{Running, Site, alone, load, procs, sample, scaled};
+use crate::harness::{Running, Site, load, procs, sample, scaled, turn};
 
 pub fn config() -> String {
     let env = format!(r#"START_MS = "{}", ID_LOG = "@DIR@/ids""#, scaled(200, 1500));
@@ -14,7 +14,7 @@ pub fn config() -> String {
 
 #[test]
 fn eight_replicas_lose_nothing_over_several_rollouts() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&config());
     site.deploy("3.0", &[]).expect(0);
     let prober = Prober::start(&site);
@@ -67,7 +67,7 @@ fn wrk_sees_no_error() {
         println!("wrk is not installed: skipped");
         return;
     }
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(8, r#"START_MS = "200""#, "max_surge = 1\nmax_unavailable = 1"));
     site.deploy("3.0", &[]).expect(0);
     let mut wrk = Command::new("wrk");

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::harness::{Site, alone, load, sample, wait_for};
+use crate::harness::{Site, load, sample, turn, wait_for};
 
 const BUDGET: &str = "max_surge = 1\nmax_unavailable = 0";
 
@@ -61,7 +61,7 @@ impl Curls {
 
 #[test]
 fn two_apps_share_an_address_and_each_rolls_alone() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new();
     let text = |name: &str, rule: &str| {
         let text = sample(2, r#"START_MS = "100""#, BUDGET).replace("\"web\"", &format!("\"{name}\""));
@@ -141,7 +141,7 @@ fn an_app_that_is_closed_answers_with_its_page_until_it_opens() {
 /// curl speaks HTTP, and the proxy does not know.
 #[test]
 fn an_address_of_bytes_rolls_without_a_connection_lost() {
-    let _alone = alone();
+    let _turn = turn();
     let text = sample(3, r#"START_MS = "50""#, &format!("{BUDGET}\ndrain_timeout = \"2s\""));
     let site = Site::with(&text.replace("http = \"@LISTEN@\"", "tcp = \"@LISTEN@\""));
     site.deploy("1", &[]).expect(0);

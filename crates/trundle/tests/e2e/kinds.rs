@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use crate::bad_version::versions;
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, alone, load, sample, wait_for};
+use crate::harness::{Site, load, sample, turn, wait_for};
 
 const ONE_MORE: &str = "max_surge = 1\nmax_unavailable = 0\nhealthy_deadline = \"10s\"";
 
@@ -110,7 +110,7 @@ fn a_worker_that_is_told_finishes_what_it_has_and_takes_no_more() {
 
 #[test]
 fn a_fixed_port_is_one_instance_at_a_time_and_its_clients_wait() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new();
     let port = site.spare_port();
     let text = sample(1, r#"START_MS = "500""#, "").replace("[run]\n", &format!("[run]\nport = {port}\n"));
@@ -143,7 +143,7 @@ fn a_fixed_port_is_one_instance_at_a_time_and_its_clients_wait() {
 
 #[test]
 fn several_apps_roll_at_once_and_each_has_its_own_end() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::new();
     let others = [("api", 2), ("queue", 2), ("mail", 1)];
     std::fs::write(site.dir().join("healthy"), "").unwrap();
@@ -189,7 +189,7 @@ fn several_apps_roll_at_once_and_each_has_its_own_end() {
 /// Each new one takes a second: the next version comes while the one before is half there.
 #[test]
 fn one_version_over_the_other_over_the_other() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(4, r#"START_MS = "0""#, ONE_MORE));
     site.deploy("1", &[]).expect(0);
     let (prober, load) = (Prober::start(&site), load::start_quick(&site, 8, 5));
@@ -219,7 +219,7 @@ fn one_version_over_the_other_over_the_other() {
 /// New ones die as long as what they need is away. Up to `max_failures` that is borne.
 #[test]
 fn a_wave_of_failures_is_borne_up_to_the_limit() {
-    let _alone = alone();
+    let _turn = turn();
     let config = format!("{ONE_MORE}\nmax_failures = 3");
     let site = Site::with(&sample(4, r#"START_MS = "0""#, &config));
     site.deploy("1", &[]).expect(0);

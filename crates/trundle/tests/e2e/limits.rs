@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use crate::bad_version::versions;
-use crate::harness::{Site, alone, load, sample};
+use crate::harness::{Site, load, sample, turn};
 
 const LIMITS: &str = "[run]\nuser = \"nobody\"\nartifact = \"@DIR@/dist\"\nlimits = { memory = \"256MiB\", cpu = 2, open_files = 4096 }\n";
 
@@ -38,7 +38,7 @@ fn open_to_others(state: &Path) -> Vec<String> {
 
 #[test]
 fn an_app_of_another_user_rolls_and_sees_nothing_of_ours() {
-    let _alone = alone();
+    let _turn = turn();
     let Some(site) = site() else { return };
     site.deploy("1.0", &[]).expect(0);
     let load = load::start(&site, 8, 10);

@@ -14,8 +14,8 @@ use std::sync::Mutex;
 
 use serde_json::Value;
 
-use crate::harness::alone;
 use crate::harness::chaos::Dice;
+use crate::harness::turn;
 use night::Night;
 
 /// Runs wait more than they compute.
@@ -26,7 +26,7 @@ fn killed_at_every_place_it_ends_as_if_nobody_had_died() {
     if !cfg!(debug_assertions) {
         panic!("crash points are not built without debug assertions: run this in the dev profile");
     }
-    let _alone = alone();
+    let _turn = turn();
     let places = places_in_the_code();
     let calm = Night::run(None);
     let hits = calm.hits.clone();

@@ -13,7 +13,7 @@ use trundle_engine::journal::{Entry, SqliteJournal, Store};
 use crate::bad_version::versions;
 use crate::harness::prober::{self, Prober};
 use crate::harness::procs::{self, Proc};
-use crate::harness::{Site, alone, load, sample, scaled, wait_for};
+use crate::harness::{Site, load, sample, scaled, turn, wait_for};
 
 // What a test of the shim needs too.
 #[path = "../../../drivers/tests/support/group.rs"]
@@ -127,7 +127,7 @@ fn one_that_is_ready_just_after_the_deadline_is_judged_bad() {
 fn one_that_flaps_leaves_the_table_no_faster_than_its_check_allows_and_alone() {
     const INTERVAL_MS: u64 = 50;
     const FALL: u64 = 6;
-    let _alone = alone();
+    let _turn = turn();
     let rollout = "max_surge = 1\nmax_unavailable = 0";
     let check = format!("[health.ready]\ninterval = \"{INTERVAL_MS}ms\"\nrise = 2\nfall = {FALL}\n");
     let env = r#"START_MS = "50", FAIL = "flap:600:web-1-2""#;
@@ -176,7 +176,7 @@ fn one_that_flaps_leaves_the_table_no_faster_than_its_check_allows_and_alone() {
 fn one_that_is_halted_keeps_only_what_it_holds_and_comes_back() {
     const FALL: u64 = 3;
     const EACH_MS: u64 = 100 + 200;
-    let _alone = alone();
+    let _turn = turn();
     let check = format!("[health.ready]\ninterval = \"100ms\"\ntimeout = \"200ms\"\nfall = {FALL}\n");
     let text = sample(4, r#"START_MS = "50""#, "max_surge = 1\nmax_unavailable = 0");
     let site = Site::with(&text.replace("[health.ready]\n", &check));
@@ -242,7 +242,7 @@ fn one_that_is_halted_keeps_only_what_it_holds_and_comes_back() {
 /// label; while it is on its way out it counts.
 #[test]
 fn what_ignores_the_signal_counts_until_nothing_of_it_is_left() {
-    let _alone = alone();
+    let _turn = turn();
     let rollout = "max_surge = 1\nmax_unavailable = 0\nstop_grace_period = \"700ms\"";
     let env = r#"START_MS = "50", STOP_MS = "600000", ORPHAN = "1""#;
     let child = "setsid env -u TRUNDLE_INSTANCE sleep 1000 & echo orphan $!";

@@ -1,7 +1,7 @@
 //! Ten servers, two at a time, stopped first: five batches, never fewer than eight serving.
 
 use crate::harness::prober::Prober;
-use crate::harness::{Site, alone, load, sample};
+use crate::harness::{Site, load, sample, turn};
 
 pub fn config() -> String {
     let env = r#"START_MS = "300""#;
@@ -10,7 +10,7 @@ pub fn config() -> String {
 
 #[test]
 fn ten_servers_in_five_batches_of_two() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&config());
     site.deploy("3.1", &[]).expect(0);
     let prober = Prober::start(&site);
@@ -26,7 +26,7 @@ fn ten_servers_in_five_batches_of_two() {
     assert_eq!((status["lowest_available"].clone(), seen.lowest_serving), (8.into(), 8), "{seen:?}");
     assert_eq!((status["highest_total"].clone(), seen.highest_alive), (10.into(), 10), "{seen:?}");
     assert!(seen.twins.is_empty(), "{seen:?}");
-    assert!(seen.looks > 100, "{seen:?}");
+    assert!(seen.looks > 20, "{seen:?}");
 
     // Inside and outside name the same mix: as many of both as can be, and as many at all.
     let mix: Vec<u64> =

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::bad_version::versions;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, alone, load, sample, wait_for};
+use crate::harness::{Site, load, sample, turn, wait_for};
 
 const DEADLINES: &str =
     "max_surge = 1\nmax_unavailable = 0\nhealthy_deadline = \"3s\"\nprogress_deadline = \"3s\"";
@@ -21,7 +21,7 @@ fn of_version(site: &Site, version: &str) -> Vec<Proc> {
 /// Row 10 of docs/faults.md: the daemon is stopped for longer than every deadline while an instance starts.
 #[test]
 fn a_daemon_that_was_stopped_past_a_deadline_blames_nobody() {
-    let _alone = alone();
+    let _turn = turn();
     let site = Site::with(&sample(2, r#"START_MS = "1000""#, DEADLINES));
     site.deploy("1.0", &[]).expect(0);
     let load = load::start_quick(&site, 4, 5);
@@ -77,7 +77,7 @@ fn skew_library(site: &Site) -> PathBuf {
 /// Row 10: the wall clock jumps by an hour, there and back, in the middle of a rollout.
 #[test]
 fn a_wall_clock_that_jumps_changes_nothing_but_what_is_shown() {
-    let _alone = alone();
+    let _turn = turn();
     // Each new instance waits for a timer as well: one on a clock that went back would never be due.
     let rollout = DEADLINES.replace("progress_deadline = \"3s\"", "progress_deadline = \"4s\"");
     let rollout = rollout + "\nmin_healthy_time = \"300ms\"";

@@ -12,7 +12,7 @@ use crate::bad_version::versions;
 use crate::harness::chaos::start_daemon;
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, alone, load, sample, wait_for};
+use crate::harness::{Site, load, sample, turn, wait_for};
 
 /// An app of a file of its own: what runs must not change with the daemon's binary.
 fn site() -> Site {
@@ -46,7 +46,7 @@ fn pids(site: &Site) -> BTreeMap<String, u32> {
 /// Rows 11 and 35 of docs/faults.md.
 #[test]
 fn the_daemon_is_upgraded_at_each_step_of_a_rollout() {
-    let _alone = alone();
+    let _turn = turn();
     let site = site();
     site.deploy("1.0", &[]).expect(0);
     let load = load::start(&site, 16, 10);

@@ -86,7 +86,7 @@ fn an_open_page_goes_on_while_versions_change() {
     if !found("chromium") {
         return skip("chromium is not installed (apt install chromium)");
     }
-    let Some(world) = World::new("25750-25999", "aiohttp", APP) else { return };
+    let Some(world) = World::new("aiohttp", APP) else { return };
     let (address, seen) = (free_address(), world.path("seen.json"));
     fs::write(world.path("dist/page.html"), PAGE).unwrap();
     let config = format!(

@@ -114,7 +114,7 @@ print(json.dumps(seen))
 
 #[test]
 fn calls_are_answered_and_streams_are_told_and_come_again() {
-    let Some(world) = World::new("26500-26749", "grpcio-health-checking", APP) else { return };
+    let Some(world) = World::new("grpcio-health-checking", APP) else { return };
     let address = free_address();
     let config = format!(
         "name = \"calls\"\nversion = \"1.0\"\nreplicas = 2\n[run]\ncommand = [\"python3\", \"app.py\"]\nartifact = \"dist\"\n\

@@ -39,7 +39,7 @@ def app(environ, start_response):
 
 #[test]
 fn gunicorn_rolls_under_load_and_nothing_is_lost() {
-    let Some(world) = world("27000-27249") else { return };
+    let Some(world) = world() else { return };
     let address = free_address();
     world.configure(|text| text.replace("127.0.0.1:8080", &address.to_string()));
     world.deploy("1.0");
@@ -51,7 +51,7 @@ fn gunicorn_rolls_under_load_and_nothing_is_lost() {
 /// gunicorn then closes with bytes unread, which resets the connection right behind the answer.
 #[test]
 fn an_app_that_does_not_read_uploads_loses_no_answer() {
-    let Some(world) = world("27250-27499") else { return };
+    let Some(world) = world() else { return };
     let text = fs::read_to_string(world.path("dist/app.py")).unwrap();
     let deaf = text.replace("environ[\"wsgi.input\"].read()", "pass");
     assert_ne!(deaf, text, "README's app reads where this test looks for it");
@@ -64,7 +64,7 @@ fn an_app_that_does_not_read_uploads_loses_no_answer() {
 
 #[test]
 fn behind_nginx_nothing_is_lost_and_the_client_is_known() {
-    let Some(world) = world("27500-27999") else { return };
+    let Some(world) = world() else { return };
     if !found("nginx") {
         return skip("nginx is not installed (apt install nginx)");
     }
@@ -79,8 +79,8 @@ fn behind_nginx_nothing_is_lost_and_the_client_is_known() {
 }
 
 /// README's app with gunicorn beside it.
-fn world(ports: &'static str) -> Option<World> {
-    World::new(ports, "gunicorn", &(block(&readme(), "python") + ECHO))
+fn world() -> Option<World> {
+    World::new("gunicorn", &(block(&readme(), "python") + ECHO))
 }
 
 impl World {

@@ -19,7 +19,7 @@ fn a_thousand_streams_over_two_rollouts() {
     if !found("h2load") {
         return skip("h2load is not installed (Debian: nghttp2-client)");
     }
-    let Some(world) = World::new("26750-26999", "gunicorn", APP) else { return };
+    let Some(world) = World::new("gunicorn", APP) else { return };
     let address = free_address();
     let config = format!(
         "name = \"web\"\nversion = \"1.0\"\nreplicas = 4\n[run]\n\

@@ -11,6 +11,8 @@ mod curl;
 mod grpc;
 mod gunicorn;
 mod h2load;
+#[path = "../e2e/harness/turns.rs"]
+mod turns;
 mod upgrade;
 mod websockets;
 mod world;

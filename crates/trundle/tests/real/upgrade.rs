@@ -56,7 +56,7 @@ fn twenty_upgrades_of_daemon_and_proxy_lose_nothing() {
     if !found("wrk") {
         return skip("wrk is not installed (Debian: wrk)");
     }
-    let Some(world) = World::new("27250-27499", "websockets", curl::APP) else { return };
+    let Some(world) = World::new("websockets", curl::APP) else { return };
     fs::write(world.path("dist/chat.py"), websockets::APP).unwrap();
     fs::write(world.path("client.py"), websockets::CLIENT).unwrap();
     let (files, chat) = (free_address(), free_address());

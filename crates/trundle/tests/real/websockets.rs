@@ -71,7 +71,7 @@ print(json.dumps(seen))
 
 #[test]
 fn websockets_are_told_and_come_again() {
-    let Some(world) = World::new("26000-26249", "websockets", APP) else { return };
+    let Some(world) = World::new("websockets", APP) else { return };
     let address = free_address();
     let config = format!(
         "name = \"chat\"\nversion = \"1.0\"\nreplicas = 4\n[run]\ncommand = [\"python3\", \"app.py\"]\nartifact = \"dist\"\n\

@@ -6,23 +6,28 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::turns::{Turn, turn};
 
 pub const TRUNDLE: &str = env!("CARGO_BIN_EXE_trundle");
 
-/// One at a time: the machine's cores belong to the rollout under test.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// The next world's ports: apart from those of the e2e tests, and below the range of outgoing connections.
+static PORTS_FROM: AtomicU16 = AtomicU16::new(25_000);
+const PORTS_EACH: u16 = 250;
 
 pub struct World {
     dir: tempfile::TempDir,
-    ports: &'static str,
-    _turn: MutexGuard<'static, ()>,
+    ports: String,
+    _turn: Turn,
 }
 
 impl World {
     /// `dist/` with the app as `app.py`; None when there is no Python here.
-    pub fn of_plain_python(ports: &'static str, app: &str) -> Option<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn of_plain_python(app: &str) -> Option<Self> {
+        let turn = turn();
+        let first = PORTS_FROM.fetch_add(PORTS_EACH, Ordering::Relaxed);
+        let ports = format!("{first}-{}", first + PORTS_EACH - 1);
         let dir = tempfile::tempdir().unwrap();
         // nginx's workers must get through.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -37,8 +42,8 @@ impl World {
     }
 
     /// The same with a package of PyPI beside it; None when that cannot be had here.
-    pub fn new(ports: &'static str, package: &str, app: &str) -> Option<Self> {
-        let world = Self::of_plain_python(ports, app)?;
+    pub fn new(package: &str, app: &str) -> Option<Self> {
+        let world = Self::of_plain_python(app)?;
         let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", "dist", package];
         let output = world.command("python3").args(pip).output().unwrap();
         if !output.status.success() {
@@ -56,7 +61,7 @@ impl World {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.dir.path()).env("TRUNDLE_STATE_DIR", self.path("state"));
-        command.env("TRUNDLE_PORTS", self.ports).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.env("TRUNDLE_PORTS", &self.ports).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
 

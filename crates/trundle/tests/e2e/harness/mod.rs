@@ -6,12 +6,12 @@ pub mod inject;
 pub mod load;
 pub mod prober;
 pub mod procs;
+mod turns;
 mod watchdog;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use command::{Output, Running};
@@ -20,6 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trundle_engine::audit::audit;
 use trundle_engine::journal::{SqliteJournal, Store};
+pub use turns::turn;
 use watchdog::Watchdog;
 
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
@@ -39,12 +40,6 @@ pub fn full() -> bool {
 /// `few` in a usual run, `many` in a full one.
 pub fn scaled<T>(few: T, many: T) -> T {
     if full() { many } else { few }
-}
-
-/// Scenarios under load come one after the other: two at once on two cores would measure each other.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for a condition; says what it waited for when the deadline passes.
