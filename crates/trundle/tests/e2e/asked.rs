@@ -24,7 +24,7 @@ fn serving(status: &Value) -> Vec<(String, u64)> {
 
 #[test]
 fn retry_leaves_the_pause_and_skip_gives_the_place_back() {
-    let _turn = crate::harness::turn();
+    let _turn = crate::harness::turns::turn();
     let site = Site::with(&sample(4, "", ONE_AT_A_TIME));
     let instance = paused(&site);
     let load = load::start(&site, 4, 1);
@@ -69,7 +69,7 @@ fn a_skipped_place_ends_the_rollout_as_failed() {
 
 #[test]
 fn scaling_in_a_pause_shares_and_loses_nothing() {
-    let _turn = crate::harness::turn();
+    let _turn = crate::harness::turns::turn();
     let site = Site::with(&sample(4, "", "batch = 2\nmax_surge = 0\nmax_unavailable = 2"));
     site.deploy("1", &[]).expect(0);
     site.deploy("2", &["--step"]).expect(10);

@@ -6,7 +6,8 @@ use std::fs;
 use serde_json::Value;
 
 use crate::harness::prober::{Prober, Seen};
-use crate::harness::{Site, load, sample, turn};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample};
 
 /// The third instance of a revision with `DB_POOL = 40` is refused by a database that allows 100.
 pub fn config(rollout: &str) -> String {

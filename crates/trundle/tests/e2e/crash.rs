@@ -9,7 +9,8 @@ use crate::bad_version::{BAD, FIXED, versions};
 use crate::harness::chaos::{Chaos, Dice};
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Output, Site, load, sample, scaled, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Output, Site, load, sample, scaled, wait_for};
 use crate::{bad_version, eight, ten};
 
 /// The daemon dies again and again while `roll(n)` is done again and again. `budget`: floor and ceiling.

@@ -1,6 +1,7 @@
 //! The demo proves what it says, and finds a bug that was planted.
 
-use crate::harness::{Site, turn};
+use crate::harness::Site;
+use crate::harness::turns::turn;
 
 #[test]
 fn it_loses_nothing_and_says_so() {

@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use crate::bad_version::versions;
 use crate::harness::inject::{Strace, in_mounts_of_its_own, mount, unmount};
 use crate::harness::prober::Prober;
-use crate::harness::{Site, load, sample, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, wait_for};
 
 const SURGE: &str = "max_surge = 1\nmax_unavailable = 0";
 

@@ -18,7 +18,8 @@ use crate::bad_version::versions;
 use crate::harness::chaos::start_daemon;
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, load, sample, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, wait_for};
 
 /// Row 9 of docs/faults.md: somebody else listens where the daemon would.
 #[test]

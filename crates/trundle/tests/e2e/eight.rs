@@ -5,7 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::prober::Prober;
-use crate::harness::{Running, Site, load, procs, sample, scaled, turn};
+use crate::harness::turns::turn;
+use crate::harness::{Running, Site, load, procs, sample, scaled};
 
 pub fn config() -> String {
     let env = format!(r#"START_MS = "{}", ID_LOG = "@DIR@/ids""#, scaled(200, 1500));

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::harness::{Site, load, sample, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, wait_for};
 
 const BUDGET: &str = "max_surge = 1\nmax_unavailable = 0";
 

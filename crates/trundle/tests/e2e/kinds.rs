@@ -7,7 +7,8 @@ use std::net::TcpListener;
 use crate::bad_version::versions;
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, load, sample, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, wait_for};
 
 const ONE_MORE: &str = "max_surge = 1\nmax_unavailable = 0\nhealthy_deadline = \"10s\"";
 

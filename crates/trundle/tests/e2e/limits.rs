@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use crate::bad_version::versions;
-use crate::harness::{Site, load, sample, turn};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample};
 
 const LIMITS: &str = "[run]\nuser = \"nobody\"\nartifact = \"@DIR@/dist\"\nlimits = { memory = \"256MiB\", cpu = 2, open_files = 4096 }\n";
 

@@ -7,6 +7,7 @@
 mod night;
 mod people;
 
+use crate::harness::turns::turn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::harness::chaos::Dice;
-use crate::harness::turn;
+
 use night::Night;
 
 /// Runs wait more than they compute.

@@ -13,7 +13,8 @@ use trundle_engine::journal::{Entry, SqliteJournal, Store};
 use crate::bad_version::versions;
 use crate::harness::prober::{self, Prober};
 use crate::harness::procs::{self, Proc};
-use crate::harness::{Site, load, sample, scaled, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, scaled, wait_for};
 
 // What a test of the shim needs too.
 #[path = "../../../drivers/tests/support/group.rs"]

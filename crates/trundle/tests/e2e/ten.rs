@@ -1,7 +1,8 @@
 //! Ten servers, two at a time, stopped first: five batches, never fewer than eight serving.
 
 use crate::harness::prober::Prober;
-use crate::harness::{Site, load, sample, turn};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample};
 
 pub fn config() -> String {
     let env = r#"START_MS = "300""#;

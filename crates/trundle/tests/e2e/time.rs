@@ -9,7 +9,8 @@ use rustix::process::Signal;
 
 use crate::bad_version::versions;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, load, sample, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, wait_for};
 
 const DEADLINES: &str =
     "max_surge = 1\nmax_unavailable = 0\nhealthy_deadline = \"3s\"\nprogress_deadline = \"3s\"";

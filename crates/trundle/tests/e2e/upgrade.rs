@@ -12,7 +12,8 @@ use crate::bad_version::versions;
 use crate::harness::chaos::start_daemon;
 use crate::harness::prober::Prober;
 use crate::harness::procs::Proc;
-use crate::harness::{Site, load, sample, turn, wait_for};
+use crate::harness::turns::turn;
+use crate::harness::{Site, load, sample, wait_for};
 
 /// An app of a file of its own: what runs must not change with the daemon's binary.
 fn site() -> Site {

@@ -6,7 +6,7 @@ pub mod inject;
 pub mod load;
 pub mod prober;
 pub mod procs;
-mod turns;
+pub mod turns;
 mod watchdog;
 
 use std::fs::{self, File};
@@ -20,7 +20,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trundle_engine::audit::audit;
 use trundle_engine::journal::{SqliteJournal, Store};
-pub use turns::turn;
 use watchdog::Watchdog;
 
 const BUILT: &str = env!("CARGO_BIN_EXE_trundle");
