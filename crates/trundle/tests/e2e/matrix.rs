@@ -7,7 +7,6 @@
 mod night;
 mod people;
 
-use crate::harness::turns::turn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -16,6 +15,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::harness::chaos::Dice;
+use crate::harness::turns::turn;
 
 use night::Night;
 
