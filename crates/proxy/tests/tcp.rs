@@ -67,13 +67,13 @@ fn bytes_go_both_ways_and_half_a_close_too() {
     proxy.route(vec![routed("a", echo("a:"))]);
     let mut client = connect(&proxy);
     assert_eq!(read(&mut client, 2), "a:", "the instance may speak first");
+    assert_eq!(proxy.control.app().open["tcp"], 1);
     let sent: String = "0123456789".repeat(200_000);
     let (mut writer, text) = (client.try_clone().unwrap(), sent.clone());
     let writing = std::thread::spawn(move || {
         writer.write_all(text.as_bytes()).unwrap();
         writer.shutdown(Shutdown::Write).unwrap();
     });
-    assert_eq!(proxy.control.app().open["tcp"], 1);
     let got = end_of(&mut client).unwrap();
     writing.join().unwrap();
     assert!(got.len() == sent.len() + 3 && got.starts_with(&sent) && got.ends_with("bye"), "{}", got.len());
