@@ -13,13 +13,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::header::{HOST, HeaderName, REFERER, USER_AGENT};
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::classes::AppCell;
 use crate::connection::Connection;
 use crate::endpoint::LiveEndpoint;
+use crate::routes::Route;
+use crate::spans::Span;
 use crate::table::{AccessFormat, AccessLog};
 
 /// Lines that wait for the disk.
@@ -60,21 +62,22 @@ impl Writer {
 
 /// Where the lines of an app go, and how they look.
 pub struct Log {
-    app: String,
     path: Arc<Path>,
     format: AccessFormat,
     writer: Writer,
 }
 
 impl Log {
-    pub fn new(app: &str, log: &AccessLog, writer: Writer) -> Self {
-        Self { app: app.to_owned(), path: log.file.as_path().into(), format: log.format, writer }
+    pub fn new(log: &AccessLog, writer: Writer) -> Self {
+        Self { path: log.file.as_path().into(), format: log.format, writer }
     }
 }
 
-/// One request, from its head on; its line is written when this is dropped.
+/// One request, from its head on; its line is written, and its span ends, when this is dropped.
 pub struct Entry {
-    log: Arc<Log>,
+    log: Option<Arc<Log>>,
+    span: Option<Span>,
+    app: Arc<str>,
     at: Timestamp,
     began: Instant,
     method: String,
@@ -94,11 +97,29 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn of<B>(log: &Arc<Log>, request: &Request<B>, connection: &Connection, began: Instant) -> Self {
+    /// None: nobody wants to know of it.
+    pub fn of<B>(
+        route: &Route,
+        request: &Request<B>,
+        connection: &Connection,
+        began: Instant,
+    ) -> Option<Self> {
+        let spans = connection.worker.shared.spans.as_ref();
+        if route.log.is_none() && spans.is_none() {
+            return None;
+        }
+        let mut entry = Self::new(route, request, connection, began);
+        entry.span = spans.and_then(|spans| spans.begin(&entry, request.headers()));
+        (entry.log.is_some() || entry.span.is_some()).then_some(entry)
+    }
+
+    fn new<B>(route: &Route, request: &Request<B>, connection: &Connection, began: Instant) -> Self {
         let header = |name: HeaderName| request.headers().get(name).map(text);
         let uri = request.uri();
         Self {
-            log: Arc::clone(log),
+            log: route.log.clone(),
+            span: None,
+            app: Arc::clone(&route.app),
             at: Timestamp::now(),
             began,
             method: request.method().as_str().to_owned(),
@@ -126,23 +147,33 @@ impl Entry {
         self.outcome = Some(class.name());
     }
 
-    fn line(&self) -> String {
-        let outcome = self.outcome.unwrap_or_else(|| {
+    /// What the request goes on with to its endpoint.
+    pub fn goes_on_in(&self, headers: &mut HeaderMap) {
+        if let Some(span) = &self.span {
+            span.go_on_in(headers);
+        }
+    }
+
+    fn outcome(&self) -> &'static str {
+        self.outcome.unwrap_or_else(|| {
             let is_cut = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.was_cut());
             if is_cut { "cut" } else { "gone" }
-        });
-        match self.log.format {
-            AccessFormat::Json => self.json(outcome),
+        })
+    }
+
+    fn line(&self, log: &Log) -> String {
+        match log.format {
+            AccessFormat::Json => self.json(),
             AccessFormat::Combined => self.combined(),
         }
     }
 
-    fn json(&self, outcome: &str) -> String {
+    fn json(&self) -> String {
         let endpoint = self.endpoint.as_ref();
         let took_ms = (self.began.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         let line = json!({
             "at": format!("{:.3}", self.at),
-            "app": self.log.app,
+            "app": &*self.app,
             "client": self.peer,
             "method": self.method,
             "host": self.host,
@@ -150,7 +181,7 @@ impl Entry {
             "protocol": self.http,
             "tls": self.is_secure,
             "status": (self.status > 0).then_some(self.status),
-            "outcome": outcome,
+            "outcome": self.outcome(),
             "duration_ms": took_ms,
             "bytes_received": self.bytes_up,
             "bytes_sent": self.bytes_down,
@@ -161,6 +192,41 @@ impl Entry {
             "referer": self.referer,
         });
         format!("{line}\n")
+    }
+
+    /// What its span says of it, by the names that OpenTelemetry has for it.
+    #[cfg(feature = "otel")]
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let (path, query) = self.target.split_once('?').map_or((&*self.target, None), |(p, q)| (p, Some(q)));
+        let endpoint = self.endpoint.as_ref();
+        let version = self.http.strip_prefix("HTTP/").map(|version| version.trim_end_matches(".0"));
+        [
+            ("http.request.method", Some(&*self.method)),
+            ("url.scheme", Some(if self.is_secure { "https" } else { "http" })),
+            ("url.path", Some(path)),
+            ("url.query", query),
+            ("server.address", self.host.as_deref()),
+            ("client.address", self.peer.as_deref()),
+            ("user_agent.original", self.agent.as_deref()),
+            // "1.0" has no shorter name.
+            ("network.protocol.version", version.map(|version| if version == "1" { "1.0" } else { version })),
+            ("trundle.app", Some(&*self.app)),
+            ("trundle.version", endpoint.map(|endpoint| endpoint.version.as_str())),
+            ("trundle.instance", endpoint.map(|endpoint| endpoint.id.as_str())),
+            ("trundle.request_id", self.request_id.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(key, text)| Some((key, text?)))
+    }
+
+    #[cfg(feature = "otel")]
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    #[cfg(feature = "otel")]
+    pub fn at(&self) -> std::time::SystemTime {
+        self.at.into()
     }
 
     /// As Apache and nginx call it: bytes of the answer's body, no times.
@@ -183,10 +249,14 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let line = Line { path: Arc::clone(&self.log.path), text: self.line() };
-        match self.log.writer.sender.try_send(line) {
+        if let Some(span) = self.span.take() {
+            span.end(self, self.outcome());
+        }
+        let Some(log) = &self.log else { return };
+        let line = Line { path: Arc::clone(&log.path), text: self.line(log) };
+        match log.writer.sender.try_send(line) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(_)) => drop(self.log.writer.left_out.fetch_add(1, Relaxed)),
+            Err(TrySendError::Full(_)) => drop(log.writer.left_out.fetch_add(1, Relaxed)),
         }
     }
 }

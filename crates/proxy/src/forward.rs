@@ -90,8 +90,8 @@ async fn answer(
     };
     client.belongs_to(&route.limits);
     let count = |class| shared.counts.app_cell(route.app_row, class).fetch_add(1, Relaxed);
-    if let Some(log) = &route.log {
-        client.logs_as(Entry::of(log, &request, connection, started));
+    if let Some(entry) = Entry::of(&route, &request, connection, started) {
+        client.logs_as(entry);
     }
     if let Some(folder) = &route.challenges
         && let Some(text) = challenge::find(request.uri().path(), folder)
@@ -115,6 +115,7 @@ async fn answer(
         }
     };
     client.is_known_as(request_id::of(request.headers_mut(), &mut connection.worker.random.borrow_mut()));
+    client.log(|entry| entry.goes_on_in(request.headers_mut()));
     match forward(&client, &route, request, shape, started).await {
         Sent::Answered(response) => Ok(response),
         Sent::Failed(refusal) => Ok(refusal.answer(&client)),

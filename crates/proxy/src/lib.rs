@@ -63,6 +63,7 @@ mod routes;
 mod settle;
 mod sites;
 mod slots;
+mod spans;
 mod store;
 mod stream;
 mod succession;

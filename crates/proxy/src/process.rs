@@ -25,6 +25,7 @@ use crate::holding::Sockets;
 use crate::lock::Lock;
 use crate::routes::Snapshot;
 use crate::slots::{self, Slot};
+use crate::spans::Spans;
 use crate::worker::{self, Shared};
 use crate::{listen, lock, succession};
 
@@ -62,8 +63,11 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
         Counts::open(&config.state_dir.join(crate::COUNTS), taken.slot, |slot| others.contains(&slot))
             .map_err(state_dir)?;
     note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
-    let shared =
-        Arc::new(Shared { snapshot: ArcSwap::from_pointee(Snapshot::default()), counts: Arc::new(counts) });
+    let shared = Arc::new(Shared {
+        snapshot: ArcSwap::from_pointee(Snapshot::default()),
+        counts: Arc::new(counts),
+        spans: Spans::from_environment(),
+    });
 
     let (mut commands, mut threads) = (Vec::new(), Vec::new());
     for number in 0..worker_count(config.workers) {
@@ -71,14 +75,20 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
         commands.push(sender);
         threads.push(thread);
     }
-    let mut director = Director::new(&config.state_dir, others, shared, sockets, commands);
+    let mut director = Director::new(&config.state_dir, others, Arc::clone(&shared), sockets, commands);
     director.load();
 
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(ProxyError::Runtime)?;
-    runtime.block_on(serve(&config.state_dir, director, serves, threads))
+    let ended = runtime.block_on(serve(&config.state_dir, director, serves, threads));
+    drop(runtime);
+    // Nobody else has it any more: the threads are gone, and the director.
+    if let Some(spans) = Arc::into_inner(shared).and_then(|shared| shared.spans) {
+        spans.finish();
+    }
+    ended
 }
 
 fn worker_count(wanted: usize) -> usize {

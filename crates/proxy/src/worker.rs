@@ -24,6 +24,7 @@ use crate::connection::{self, Connection};
 use crate::counts::{Counts, EndpointRow, VersionRow};
 use crate::pool::Pools;
 use crate::routes::{Random, Snapshot};
+use crate::spans::Spans;
 use crate::table::{Limits, Listen};
 use crate::tcp;
 use crate::trust::Peer;
@@ -32,6 +33,7 @@ use crate::trust::Peer;
 pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub counts: Arc<Counts>,
+    pub spans: Option<Spans>,
 }
 
 /// A listening address, as every worker knows it. Whose requests come in there, the present table says.

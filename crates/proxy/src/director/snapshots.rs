@@ -64,7 +64,7 @@ impl Director {
                 }
             }
             if let Some((writer, _)) = &self.log_writer {
-                self.logs.insert(app.app.clone(), Arc::new(Log::new(&app.app, log, writer.clone())));
+                self.logs.insert(app.app.clone(), Arc::new(Log::new(log, writer.clone())));
             }
         }
     }

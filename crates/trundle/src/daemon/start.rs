@@ -46,7 +46,7 @@ pub fn handed_on() -> impl Iterator<Item = (OsString, OsString)> {
     ];
     std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy();
-        NAMES.contains(&&*name) || name.starts_with("TRUNDLE_")
+        NAMES.contains(&&*name) || name.starts_with("TRUNDLE_") || name.starts_with("OTEL_")
     })
 }
 

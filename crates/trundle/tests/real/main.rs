@@ -11,6 +11,8 @@ mod curl;
 mod grpc;
 mod gunicorn;
 mod h2load;
+#[cfg(feature = "otel")]
+mod otel;
 #[path = "../e2e/harness/turns.rs"]
 mod turns;
 mod upgrade;
