@@ -85,7 +85,9 @@ fn of_service(draft: &mut Draft, service: &Yaml, beside: &dyn Fn(&str) -> String
         let why = match key {
             "replicas" | "update_config" => continue,
             "rollback_config" => "the way back goes by the same rules as the way there",
-            "resources" => "limits are not set here: use those of the daemon's unit",
+            "resources" => {
+                "write them into [run.limits]; for memory and cpu the daemon needs control groups that it may write"
+            }
             "restart_policy" => "an instance that ends is started again",
             "placement" | "mode" | "endpoint_mode" => "all instances run on this machine",
             _ => "it has no place here",
@@ -101,8 +103,12 @@ fn of_service(draft: &mut Draft, service: &Yaml, beside: &dyn Fn(&str) -> String
             "depends_on" | "links" => "start what it needs before; a readiness check can look for it",
             "restart" => "an instance that ends is started again",
             "working_dir" => "a folder of the image: write run.cwd if it is on this machine",
-            "user" | "group_add" | "cap_add" | "cap_drop" | "security_opt" | "privileged" => {
-                "instances run as the user of the daemon"
+            "user" => "write run.user for a user of this machine; only a daemon of root may change to it",
+            "mem_limit" | "cpus" | "ulimits" => {
+                "write it into [run.limits]; for memory and cpu the daemon needs control groups that it may write"
+            }
+            "group_add" | "cap_add" | "cap_drop" | "security_opt" | "privileged" => {
+                "instances run as the user of the daemon, or run.user"
             }
             "networks" | "network_mode" | "extra_hosts" | "dns" | "hostname" => {
                 "instances use the network of this machine"

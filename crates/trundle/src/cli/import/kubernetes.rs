@@ -244,7 +244,7 @@ fn why_not_of_pod(key: &str, value: &Yaml) -> String {
         | "priorityClassName"
         | "schedulerName" => "all instances run on this machine",
         "serviceAccountName" | "serviceAccount" | "securityContext" | "automountServiceAccountToken" => {
-            "instances run as the user of the daemon"
+            "instances run as the user of the daemon, or run.user"
         }
         "restartPolicy" => "an instance that ends is started again",
         "imagePullSecrets" => "images are not run here",

@@ -37,13 +37,15 @@ pub fn read(draft: &mut Draft, container: &Yaml, port: Option<u16>) -> Result<()
                 }
                 continue;
             }
-            "resources" => "limits are not set here: use those of the daemon's unit",
+            "resources" => {
+                "write them into [run.limits]; for memory and cpu the daemon needs control groups that it may write"
+            }
             "volumeMounts" | "volumeDevices" => {
                 "what is on this machine is there for the program, by its path"
             }
             "workingDir" => "a folder of the image: write run.cwd if it is on this machine",
             "imagePullPolicy" => "images are not run here",
-            "securityContext" => "instances run as the user of the daemon",
+            "securityContext" => "instances run as the user of the daemon, or run.user",
             "terminationMessagePath" | "terminationMessagePolicy" => {
                 "the last log lines are on the failure card"
             }
