@@ -39,8 +39,9 @@ pub fn render(status: &Status) -> String {
         let _ = writeln!(out, "  {}: {}", red("trouble"), printable(trouble));
     }
     if status.maintenance.is_some() {
-        let open =
-            format!("clients get the page; `trundle maintenance off {}` lets them in again", status.app);
+        let are_bytes = status.listen.iter().all(|address| address.starts_with("tcp://"));
+        let who = if are_bytes { "new connections are closed" } else { "clients get the page" };
+        let open = format!("{who}; `trundle maintenance off {}` lets them in again", status.app);
         let _ = writeln!(out, "  {}: {open}", red("closed for maintenance"));
     }
     for revision in &status.revisions {

@@ -1,10 +1,12 @@
 //! The front door beyond one app and HTTP: apps that share an address, an app that is closed for a while, addresses that carry
 //! bytes, and what is written down of requests. The client is curl.
 
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -164,6 +166,24 @@ fn an_address_of_bytes_rolls_without_a_connection_lost() {
     let status = site.status();
     assert_eq!(status["requests"]["cut_by_kind"], serde_json::json!({ "tcp": 1 }), "{status}");
     drop(open);
+
+    // There is no page for bytes: who comes is sent away, who is there stays.
+    let mut there = std::net::TcpStream::connect(site.listen()).unwrap();
+    there.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    wait_for("it to be in flight", 5, || {
+        let instances = site.status()["instances"].as_array().unwrap().clone();
+        instances.iter().any(|i| i["in_flight"] == 1).then_some(())
+    });
+    site.run(&["maintenance", "on"]).expect(0);
+    wait_for("no answer", 5, || curl(&[&url]).1.starts_with("curl: (5").then_some(()));
+    let shown = site.run(&["status"]).expect(0);
+    assert!(shown.stdout.contains("closed for maintenance: new connections are closed"), "{shown}");
+    there.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    there.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    site.run(&["maintenance", "off"]).expect(0);
+    wait_for("an answer of the app", 5, || (curl(&[&url]).1 == "200").then_some(()));
 }
 
 #[test]
