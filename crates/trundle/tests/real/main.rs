@@ -8,6 +8,7 @@
 mod acme;
 mod browser;
 mod curl;
+mod drain;
 mod grpc;
 mod gunicorn;
 mod h2load;
