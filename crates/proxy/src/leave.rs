@@ -8,6 +8,9 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::endpoint::{Flag, LiveEndpoint};
 
+/// All are told within this part of the time that a stop leaves them.
+const PART_OF_A_STOP: u32 = 4;
+
 /// What is next for a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
@@ -43,6 +46,10 @@ impl Leave {
             if client.is_closing() || matches!(flag, Flag::Draining | Flag::Removed) {
                 let spread = || Instant::now() + self.first + worker.draw_below(client.drain_spread());
                 self.tell_at.get_or_insert_with(spread);
+            }
+            // Whose proxy ends is told early enough to act on it, however far its app would spread this.
+            if let (Some(at), Some(left)) = (&mut self.tell_at, worker.time_left()) {
+                *at = (*at).min(Instant::now() + worker.draw_below(left / PART_OF_A_STOP));
             }
             match self.tell_at.filter(|_| !self.said) {
                 Some(at) => tokio::select! {

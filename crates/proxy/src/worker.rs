@@ -95,6 +95,8 @@ pub struct Worker {
     /// Woken when a connection ends.
     ended: Notify,
     over: Cell<bool>,
+    /// What is in flight then ends with this thread.
+    ends_by: Cell<Option<Instant>>,
     /// Another proxy serves.
     finishes: Cell<bool>,
 }
@@ -122,6 +124,7 @@ pub fn start(
             changed: Notify::new(),
             ended: Notify::new(),
             over: Cell::new(false),
+            ends_by: Cell::default(),
             finishes: Cell::new(false),
         });
         let _abort = AbortOnPanic;
@@ -151,13 +154,17 @@ impl Worker {
         Duration::from_micros(self.random.borrow_mut().below(most.max(1)))
     }
 
+    /// Until what is in flight ends with this thread, where it has been told to.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.ends_by.get().map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
     async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut doors: HashMap<Listen, AbortHandle> = HashMap::new();
-        let mut end_by: Option<Instant> = None;
         loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
-                () = self.until_all_ended(end_by) => return,
+                () = self.until_all_ended(self.ends_by.get()) => return,
             };
             let Some(command) = command else { return };
             match command {
@@ -186,14 +193,14 @@ impl Worker {
                 }
                 Command::Stop(bound) => {
                     doors.drain().for_each(|(_, door)| door.abort());
+                    self.ends_by.set(Some(Instant::now() + bound));
                     self.each_connection(Connection::close_when_idle);
-                    end_by = Some(Instant::now() + bound);
                 }
                 Command::Finish(bound) => {
                     doors.drain().for_each(|(_, door)| door.abort());
                     self.finishes.set(true);
+                    self.ends_by.set(Some(Instant::now() + bound));
                     self.each_connection(Connection::close_after_next);
-                    end_by = Some(Instant::now() + bound);
                 }
             }
         }

@@ -261,6 +261,22 @@ fn a_proxy_that_ends_tells_everybody() {
     assert_eq!(next(&mut stream), None);
 }
 
+/// Also those whose moment was to be after its end: it waits half a minute for what is in flight.
+#[test]
+fn a_proxy_that_ends_tells_everybody_in_time_however_long_the_spread() {
+    let chat = Chat::start();
+    let mut proxy = proxy(600_000, &[&chat]);
+    let (first, second) = (open(proxy.address), open(proxy.address));
+    // One of them waits for its moment already.
+    proxy.route(vec![endpoint("web-1-0", chat.address, Draining)]);
+    proxy.control.stop();
+    for mut stream in [first, second] {
+        assert_eq!(next(&mut stream), Some((CLOSE, 1012u16.to_be_bytes().to_vec())));
+        stream.write_all(&frame(CLOSE, &1012u16.to_be_bytes(), true)).unwrap();
+    }
+    proxy.stop();
+}
+
 #[test]
 fn nothing_else_gets_a_tunnel() {
     // An app that switches although nobody asked, and one that refuses.
