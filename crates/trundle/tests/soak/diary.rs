@@ -16,6 +16,9 @@ pub fn now_ms() -> u64 {
     u64::try_from(now.tv_sec).unwrap() * 1000 + u64::try_from(now.tv_nsec).unwrap() / 1_000_000
 }
 
+/// The end of a blow that is being struck: later than anything, and far from the end of numbers.
+const STILL_STRIKING_MS: u64 = u64::MAX / 2;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     DaemonKilled,
@@ -71,13 +74,19 @@ impl Diary {
         lock(&self.lines).push((now_ms(), line));
     }
 
-    /// Strikes, and writes down when.
+    /// Strikes, and writes down when. That it is being done stands there before: who looks for the cause of what he saw may be
+    /// faster than the one who struck.
     pub fn strike(&self, what: What, whom: Option<(&str, &str)>, blow: impl FnOnce()) {
-        let from_ms = now_ms();
-        blow();
         let whom = whom.map(|(app, name)| (app.to_owned(), name.to_owned()));
-        self.note(format!("{what:?} {}", whom.as_ref().map_or("", |(_, name)| name)));
-        lock(&self.deeds).push(Deed { what, whom, from_ms, to_ms: now_ms() });
+        let name = whom.as_ref().map_or_else(String::new, |(_, name)| name.clone());
+        let number = {
+            let mut deeds = lock(&self.deeds);
+            deeds.push(Deed { what, whom, from_ms: now_ms(), to_ms: STILL_STRIKING_MS });
+            deeds.len() - 1
+        };
+        blow();
+        self.note(format!("{what:?} {name}"));
+        lock(&self.deeds)[number].to_ms = now_ms();
     }
 
     pub fn scaled(&self, app: &str, replicas: Replicas) {
