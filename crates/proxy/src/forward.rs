@@ -5,7 +5,7 @@
 //! case it is never sent again, whatever its method.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -188,7 +188,7 @@ async fn forward(
                     tried = Tried::default();
                     continue;
                 }
-                Some(newest) if hold(connection, &newest, &mut held).await => {
+                Some(newest) if Box::pin(hold(connection, &newest, &mut held)).await => {
                     route = worker.shared.snapshot.load().apps.get(&route.app).cloned().unwrap_or(newest);
                     tried = Tried::default();
                     continue;
@@ -210,7 +210,8 @@ async fn forward(
         let was_kept = kept.is_some();
         let upstream = match kept {
             Some(upstream) => upstream,
-            None => match worker.pools.connect(&endpoint, protocol, connect_timeout).await {
+            // What is rare is boxed: the future of each request is moved to where it runs, as large as it is.
+            None => match Box::pin(worker.pools.connect(&endpoint, protocol, connect_timeout)).await {
                 Ok(upstream) => upstream,
                 Err(_) => {
                     unreachable = true;
@@ -291,20 +292,20 @@ async fn send(
     let answer = match &mut upstream.sender {
         Sender::Http1(sender) => {
             ask::as_http1(&mut request, shape);
-            in_time(client, sender.try_send_request(request)).await
+            in_time(client, pin!(sender.try_send_request(request))).await
         }
         Sender::Http2(sender) => {
             if let Err(refusal) = ask::as_http2(&mut request, shape) {
                 exchange.failed(refusal.class);
                 return Sent::Failed(refusal);
             }
-            in_time(client, sender.try_send_request(request)).await
+            in_time(client, pin!(sender.try_send_request(request))).await
         }
     };
     match answer {
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if shape.websocket && upgrade::is_agreed(response.headers()) {
-                opened(client, route, exchange, response).await
+                Box::pin(opened(client, route, exchange, response)).await
             } else {
                 // Nobody asked to switch: bytes after this would be anything.
                 bad_response(exchange)
@@ -344,13 +345,14 @@ async fn send(
 }
 
 /// The answer, or what there is no more time for: the deadline is the client's, which wakes us when it is over.
-async fn in_time<F: Future>(client: &Turn, answer: F) -> Result<F::Output, Expired> {
-    let mut answer = pin!(answer);
-    std::future::poll_fn(|cx| match client.expired(cx) {
+fn in_time<F: Future>(
+    client: &Turn,
+    mut answer: Pin<&mut F>,
+) -> impl Future<Output = Result<F::Output, Expired>> {
+    std::future::poll_fn(move |cx| match client.expired(cx) {
         Some(expired) => Poll::Ready(Err(expired)),
         None => answer.as_mut().poll(cx).map(Ok),
     })
-    .await
 }
 
 /// The connection to the endpoint failed after it may have seen the request.
