@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
@@ -15,6 +15,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use crate::access::Entry;
+
+const TRACE_STATE: &str = "tracestate";
 
 /// For the last spans, when the proxy ends.
 const LAST: Duration = Duration::from_secs(2);
@@ -80,6 +82,10 @@ impl Span {
     pub fn go_on_in(&self, headers: &mut HeaderMap) {
         let context = Context::new().with_remote_span_context(self.0.span_context().clone());
         TraceContextPropagator::new().inject_context(&context, &mut HeaderInjector(headers));
+        // It is written also where the client had none.
+        if headers.get(TRACE_STATE).is_some_and(HeaderValue::is_empty) {
+            headers.remove(TRACE_STATE);
+        }
     }
 
     pub fn end(mut self, entry: &Entry, outcome: &str) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::curl::{curl, said};
 use crate::world::{TRUNDLE, World, free_address, loudly};
 
-/// Answers what it got as `traceparent`; `/fail` is a 500.
+/// Answers what it got as `traceparent`, and as `tracestate` if it got one; `/fail` is a 500.
 const APP: &str = r#"
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,7 @@ class App(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def log_message(self, *args): pass
     def do_GET(self):
-        body = (self.headers.get("traceparent") or "none").encode()
+        body = " ".join(self.headers.get_all("traceparent", []) + self.headers.get_all("tracestate", [])).encode()
         self.send_response(500 if self.path == "/fail" else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -118,6 +118,18 @@ fn a_collector_gets_a_span_for_each_request_and_the_app_goes_on_in_it() {
     let seen = ask("/page?a=1", "01");
     let [_, of_trace, of_span, flags] = seen.split('-').collect::<Vec<_>>()[..] else { panic!("{seen}") };
     assert!(of_trace == trace && flags == "01" && of_span != parent, "{seen}");
+    let with_state = said(curl(&[
+        "-H",
+        &format!("traceparent: 00-{trace}-{parent}-01"),
+        "-H",
+        "tracestate: vendor=1",
+        &format!("http://{address}/state"),
+    ]));
+    let with_state = String::from_utf8(with_state).unwrap();
+    assert!(
+        with_state.starts_with(&format!("00-{trace}-")) && with_state.ends_with("-01 vendor=1"),
+        "{with_state}"
+    );
     let unsampled = ask("/quiet", "00");
     assert_eq!(unsampled, format!("00-{trace}-{parent}-00"), "what nobody keeps passes unchanged");
     // The trace of a client that began none begins here.
@@ -131,7 +143,7 @@ fn a_collector_gets_a_span_for_each_request_and_the_app_goes_on_in_it() {
     // The last ones are sent when the proxy ends.
     world.trundle(&["down", "-q"]);
     let until = Instant::now() + Duration::from_secs(10);
-    while spans(&world).len() < 4 && Instant::now() < until {
+    while spans(&world).len() < 5 && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(50));
     }
     let spans = spans(&world);
@@ -140,7 +152,7 @@ fn a_collector_gets_a_span_for_each_request_and_the_app_goes_on_in_it() {
         let mut found = spans.iter().filter(|span| span["url.path"] == path);
         (found.next().cloned().unwrap_or_default(), found.count())
     };
-    assert_eq!(spans.len(), 4, "checks are no requests, and what is not sampled is not sent");
+    assert_eq!(spans.len(), 5, "checks are no requests, and what is not sampled is not sent");
     let (page, _) = of_path("/page");
     assert_eq!(
         (&page["trace"], &page["parent"], &page["span"]),
