@@ -1,15 +1,17 @@
 //! Follows a rollout to its end, a pause, or the end of our patience.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use trundle_core::ids::AppName;
 use trundle_core::state::Phase;
-use trundle_engine::view::Status;
+use trundle_engine::view::{History, Status};
 
 use super::show::Show;
 use super::{Context, FollowArgs, Stop, at_now, print_json};
+use crate::api::client::{Client, ClientError};
 use crate::api::types::{Told, Watched};
 use crate::exit::Exit;
 use crate::term::{card, report};
@@ -39,6 +41,8 @@ enum End {
     Newer,
 }
 
+/// Where no daemon lives long enough to answer, something else is wrong.
+const ASKED_AT_MOST: u32 = 5;
 /// A daemon that is gone may come back: instances and proxy go on without it.
 const WAIT_FOR_DAEMON: Duration = Duration::from_secs(120);
 
@@ -89,10 +93,7 @@ pub async fn wait(
             status.rollout.map(|r| r.id).ok_or_else(|| Stop::Error(format!("{app} never had a rollout")))?
         }
     };
-    if !context.client.answers().await {
-        crate::daemon::start::ensure(&context.state_dir, &context.client).await?;
-    }
-    let history = super::told(context.client.history(app.as_str()).await)?;
+    let history = history(&context.state_dir, &context.client, &app).await?;
     if !history.rollouts.iter().any(|row| row.rollout == wanted) {
         return Err(Stop::Error(format!("{app} has no rollout {wanted}; see `trundle history {app}`")));
     }
@@ -104,6 +105,20 @@ pub async fn wait(
     let (target, deadline) = (Target::Rollout(wanted), deadline(timeout));
     let followed = Followed { context, app: &app, target, purpose: Purpose::GoOn, deadline };
     followed.watch(show, None).await
+}
+
+/// A daemon may die with the question in its hands. To look changes nothing: the next one is asked.
+async fn history(state_dir: &Path, client: &Client, app: &AppName) -> Result<History, Stop> {
+    let mut asked = 1;
+    loop {
+        crate::daemon::start::ensure(state_dir, client).await?;
+        match client.history(app.as_str()).await {
+            Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) if asked < ASKED_AT_MOST => {
+                asked += 1
+            }
+            said => return super::told(said),
+        }
+    }
 }
 
 fn deadline(timeout: Option<Duration>) -> Option<Instant> {
@@ -324,4 +339,44 @@ fn tell_result(
             "status": status }))?;
     }
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    /// Answers that it is there, and dies with the first `dying` other questions in its hands.
+    async fn daemon(listener: UnixListener, mut dying: u32) {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = vec![0; 4096];
+            let count = stream.read(&mut bytes).await.unwrap();
+            let body = if bytes[..count].starts_with(b"GET /v1/daemon ") {
+                r#"{"pid":1,"release":"0","apps":["web"]}"#
+            } else if dying > 0 {
+                dying -= 1;
+                continue;
+            } else {
+                r#"{"app":"web","revisions":[],"rollouts":[]}"#
+            };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_dies_with_the_question_is_followed_by_one_that_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("daemon.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let client = Client::new(socket);
+        let serving = tokio::spawn(daemon(listener, ASKED_AT_MOST - 1 + ASKED_AT_MOST));
+        let app = "web".parse().unwrap();
+        let refused = history(dir.path(), &client, &app).await.err().unwrap();
+        assert!(matches!(&refused, Stop::Error(why) if why.contains("did not answer as expected")));
+        assert_eq!(history(dir.path(), &client, &app).await.ok().unwrap().app, "web");
+        serving.abort();
+    }
 }
