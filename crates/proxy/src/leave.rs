@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::endpoint::{Flag, LiveEndpoint};
 
-/// All are told within this part of the time that a stop leaves them.
+/// All are told within this part of the time that a stop leaves them, counted from when they may be told at all.
 const PART_OF_A_STOP: u32 = 4;
 
 /// What is next for a stream.
@@ -49,7 +49,10 @@ impl Leave {
             }
             // Whose proxy ends is told early enough to act on it, however far its app would spread this.
             if let (Some(at), Some(left)) = (&mut self.tell_at, worker.time_left()) {
-                *at = (*at).min(Instant::now() + worker.draw_below(left / PART_OF_A_STOP));
+                let (from, spread) = (Instant::now() + self.first, left / PART_OF_A_STOP);
+                if *at > from + spread {
+                    *at = from + worker.draw_below(spread);
+                }
             }
             match self.tell_at.filter(|_| !self.said) {
                 Some(at) => tokio::select! {

@@ -20,7 +20,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::body::RequestBody;
@@ -51,8 +51,6 @@ struct Pool {
     endpoint: Arc<LiveEndpoint>,
     idle: Vec<(Upstream, Instant)>,
     shared: Vec<Shared>,
-    /// Held by who opens one that is shared.
-    opening: Rc<Mutex<()>>,
     /// All connections to the endpoint, to close them when its deadline is over.
     drivers: HashMap<u64, AbortHandle>,
     next: u64,
@@ -242,21 +240,15 @@ impl Pools {
         protocol: Protocol,
         timeout: Duration,
     ) -> io::Result<Upstream> {
-        if !protocol.has_streams() {
-            return self.speak_http1(endpoint, reach(endpoint.address, timeout).await?).await;
-        }
-        // Those that come at once share the connection that the first of them opens.
-        let turn = self.in_pool(endpoint, |pool| Rc::clone(&pool.opening));
-        let _turn = tokio::time::timeout(timeout, turn.lock()).await?;
-        if let Some(upstream) = self.take(endpoint, protocol) {
-            return Ok(upstream);
-        }
         let stream = reach(endpoint.address, timeout).await?;
-        if protocol == Protocol::Http2Tls {
-            let stream = tokio::time::timeout(timeout, trundle_tls::connect_h2(stream)).await??;
-            return self.speak_http2(endpoint, stream).await;
+        match protocol {
+            Protocol::Http1 => self.speak_http1(endpoint, stream).await,
+            Protocol::Http2 => self.speak_http2(endpoint, stream).await,
+            Protocol::Http2Tls => {
+                let stream = tokio::time::timeout(timeout, trundle_tls::connect_h2(stream)).await??;
+                self.speak_http2(endpoint, stream).await
+            }
         }
-        self.speak_http2(endpoint, stream).await
     }
 
     async fn speak_http1(
@@ -314,26 +306,20 @@ impl Pools {
         endpoint: &Arc<LiveEndpoint>,
         connection: impl Future<Output = ()> + 'static,
     ) -> AbortHandle {
-        self.in_pool(endpoint, |pool| {
-            let number = pool.next;
-            pool.next += 1;
-            let forget = Forget { pools: Rc::clone(self), endpoint: Arc::clone(endpoint), number };
-            let driver = tokio::task::spawn_local(async move {
-                let _forget = forget;
-                connection.await;
-            });
-            pool.drivers.insert(number, driver.abort_handle());
-            driver.abort_handle()
-        })
-    }
-
-    /// With the pool of an endpoint, which is made where there is none.
-    fn in_pool<T>(&self, endpoint: &Arc<LiveEndpoint>, then: impl FnOnce(&mut Pool) -> T) -> T {
         let mut pools = self.by_row.borrow_mut();
-        then(match &mut pools[endpoint.row.index()] {
+        let pool = match &mut pools[endpoint.row.index()] {
             Some(pool) if Arc::ptr_eq(&pool.endpoint, endpoint) => pool,
             slot => slot.insert(Pool::new(Arc::clone(endpoint))),
-        })
+        };
+        let number = pool.next;
+        pool.next += 1;
+        let forget = Forget { pools: Rc::clone(self), endpoint: Arc::clone(endpoint), number };
+        let driver = tokio::task::spawn_local(async move {
+            let _forget = forget;
+            connection.await;
+        });
+        pool.drivers.insert(number, driver.abort_handle());
+        driver.abort_handle()
     }
 
     /// After a new table: nothing waits for an endpoint that is not routed, and nothing runs on one that is cut.
@@ -386,8 +372,7 @@ impl Pools {
 
 impl Pool {
     fn new(endpoint: Arc<LiveEndpoint>) -> Self {
-        let opening = Rc::default();
-        Self { endpoint, idle: Vec::new(), shared: Vec::new(), opening, drivers: HashMap::new(), next: 0 }
+        Self { endpoint, idle: Vec::new(), shared: Vec::new(), drivers: HashMap::new(), next: 0 }
     }
 
     /// No new request goes on any of these. What is on a shared one is finished.

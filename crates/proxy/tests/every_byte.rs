@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use common::*;
 
-/// Ways to say how long an answer is. Where only its end says so, an end in order is whole at any byte behind the head.
+/// Ways to say how long an answer is, on connections that are not used again: each ends here by plan. Where only its end says so, an end in order is whole at any byte behind the head.
 const ANSWERS: [&str; 3] = [
-    "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
-    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
     "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
 ];
 

@@ -14,6 +14,7 @@ use common::*;
 use held::{Holder, be_a_holder, be_a_proxy};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::Resource;
 use trundle_proxy::{App, Table};
 
 #[test]
@@ -34,6 +35,10 @@ struct World {
 
 impl World {
     fn new(upstream: &Upstream, change: impl FnOnce(&mut App)) -> Self {
+        // Two thousand connections between them, and this process has one end of each.
+        let mut files = rustix::process::getrlimit(Resource::Nofile);
+        files.current = files.maximum;
+        rustix::process::setrlimit(Resource::Nofile, files).unwrap();
         let mut holder = Holder::start();
         let address = free_address();
         let mut app = app(address);
@@ -184,11 +189,14 @@ fn a_thousand_answers_that_nobody_takes_stay_where_they_are() {
         }
         let mut heads = Vec::new();
         for answer in answers {
-            heads.push(answer.await.unwrap().unwrap());
+            let head = answer.await.unwrap().unwrap();
+            assert_eq!(head.status(), 200);
+            heads.push(head);
         }
         // Their heads are here, and not a byte of their bodies may come.
         tokio::time::sleep(Duration::from_millis(500)).await;
         world.more_kib()
     });
+    assert_eq!(upstream.count(), 1_050, "each has its answer at the app");
     world.expect_at_most("1,000 answers of 1 MiB that nobody takes", most, 96 * 1024);
 }

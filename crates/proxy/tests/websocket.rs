@@ -264,16 +264,23 @@ fn a_proxy_that_ends_tells_everybody() {
 /// Also those whose moment was to be after its end: it waits half a minute for what is in flight.
 #[test]
 fn a_proxy_that_ends_tells_everybody_in_time_however_long_the_spread() {
-    let chat = Chat::start();
-    let mut proxy = proxy(600_000, &[&chat]);
-    let (first, second) = (open(proxy.address), open(proxy.address));
-    // One of them waits for its moment already.
-    proxy.route(vec![endpoint("web-1-0", chat.address, Draining)]);
+    let (old, new) = (Chat::start(), Chat::start());
+    let mut proxy = proxy(600_000, &[&old]);
+    let first = open(proxy.address);
+    // This one waits for its moment already; the other one hears of the stop first.
+    proxy.route(vec![endpoint("web-1-0", old.address, Draining), routed("web-2-1", new.address)]);
+    let second = open(proxy.address);
+    let began = Instant::now();
     proxy.control.stop();
     for mut stream in [first, second] {
         assert_eq!(next(&mut stream), Some((CLOSE, 1012u16.to_be_bytes().to_vec())));
         stream.write_all(&frame(CLOSE, &1012u16.to_be_bytes(), true)).unwrap();
     }
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "within a quarter of half a minute: {:?}",
+        began.elapsed()
+    );
     proxy.stop();
 }
 

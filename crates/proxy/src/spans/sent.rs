@@ -12,6 +12,7 @@ use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::resource::EnvResourceDetector;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use crate::access::Entry;
@@ -26,6 +27,12 @@ const LAST: Duration = Duration::from_secs(2);
 pub struct Spans {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
+}
+
+/// The variable that goes before all others.
+fn service_name() -> Option<KeyValue> {
+    let name = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty())?;
+    Some(KeyValue::new("service.name", name))
 }
 
 /// Of one request.
@@ -100,9 +107,10 @@ impl Span {
         if entry.status > 0 {
             span.set_attribute(KeyValue::new("http.response.status_code", i64::from(entry.status)));
         }
-        let was_told = matches!(outcome, "answered" | "told" | "gone");
-        if entry.status >= 500 || !was_told && entry.status < 400 {
-            let error = if was_told { entry.status.to_string() } else { outcome.to_owned() };
+        // What the proxy says by itself ("rejected") is judged by its status: a way to TLS is no error.
+        let went_well = matches!(outcome, "answered" | "told" | "gone" | "rejected");
+        if entry.status >= 500 || !went_well {
+            let error = if went_well { entry.status.to_string() } else { outcome.to_owned() };
             span.set_attribute(KeyValue::new("error.type", error));
             span.set_status(Status::error(outcome.to_owned()));
         }

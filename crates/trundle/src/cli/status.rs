@@ -7,6 +7,7 @@ use trundle_engine::journal::{SqliteJournal, Store};
 use trundle_engine::view::{self, AsOf, Status, Traffic};
 
 use super::{Context, Stop, print_json, told};
+use crate::api::client::ClientError;
 use crate::exit::Exit;
 use crate::term::{card, table};
 
@@ -55,8 +56,10 @@ pub async fn the_app(context: &Context, named: Option<AppName>) -> Result<AppNam
 
 /// Every app.
 pub async fn all(context: &Context) -> Result<Vec<Status>, Stop> {
-    if context.client.answers().await {
-        return told(context.client.statuses().await);
+    match context.client.statuses().await {
+        // None is there, or it died with the question in its hands: the journal knows.
+        Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => {}
+        said => return told(said),
     }
     let apps = offline(context)?;
     let status = |app| view::status(app, &Traffic::default(), AsOf::LastRecord, crate::clock::rfc3339);

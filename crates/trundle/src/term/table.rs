@@ -39,7 +39,7 @@ pub fn render(status: &Status) -> String {
         let _ = writeln!(out, "  {}: {}", red("trouble"), printable(trouble));
     }
     if status.maintenance.is_some() {
-        let are_bytes = status.listen.iter().all(|address| address.starts_with("tcp://"));
+        let are_bytes = status.listen.first().is_some_and(|address| address.starts_with("tcp://"));
         let who = if are_bytes { "new connections are closed" } else { "clients get the page" };
         let open = format!("{who}; `trundle maintenance off {}` lets them in again", status.app);
         let _ = writeln!(out, "  {}: {open}", red("closed for maintenance"));

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -117,6 +117,20 @@ print(json.dumps(seen))
 
 const MIB: usize = 1024 * 1024;
 
+/// At the instances of the old version.
+fn await_in_flight(world: &World, wanted: u64) {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let status = world.status();
+        let of_instances = status["instances"].as_array().unwrap().iter();
+        if of_instances.filter_map(|instance| instance["in_flight"].as_u64()).sum::<u64>() >= wanted {
+            return;
+        }
+        assert!(Instant::now() < until, "not all {wanted} are open: {status}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn every_kind_of_connection_in_one_drain() {
     if !found("wrk") {
@@ -136,13 +150,14 @@ fn every_kind_of_connection_in_one_drain() {
     let mut open = world.command("python3");
     open.args(["client.py", &format!("http://{address}")]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut open = open.spawn().unwrap();
+    await_in_flight(&world, 20);
     let mut load = world.command("wrk");
     let mut load =
         load.args(["-t", "1", "-c", "8", "-d", "10", &url("/")]).stdout(Stdio::piped()).spawn().unwrap();
-    let bytes: Vec<u8> = (0..8 * MIB).map(|n| (n * 7 % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..16 * MIB).map(|n| (n * 7 % 251) as u8).collect();
     fs::write(world.path("upload"), bytes).unwrap();
     let (upload, source) =
-        (world.path("upload").display().to_string(), url(&format!("/down?bytes={}", 8 * MIB)));
+        (world.path("upload").display().to_string(), url(&format!("/down?bytes={}", 16 * MIB)));
     let files = [world.path("by-1"), world.path("by-2")];
     let names = files.each_ref().map(|file| file.to_str().unwrap());
     let slowly = ["--limit-rate", "2M"];
@@ -156,8 +171,8 @@ fn every_kind_of_connection_in_one_drain() {
         curl(&[&slowly[..], &[by_2, "-o", names[1], &source]].concat()),
     ];
     let polls: Vec<_> =
-        (0..4).flat_map(|_| [curl(&[&url("/poll?s=4")]), curl(&[by_2, &url("/poll?s=4")])]).collect();
-    thread::sleep(Duration::from_millis(1_500));
+        (0..4).flat_map(|_| [curl(&[&url("/poll?s=8")]), curl(&[by_2, &url("/poll?s=8")])]).collect();
+    await_in_flight(&world, 10 + 10 + 4 + 8);
     world.deploy("1.1");
     let requests = world.status()["requests"].clone();
     thread::sleep(Duration::from_secs(1));
@@ -170,7 +185,7 @@ fn every_kind_of_connection_in_one_drain() {
             "every byte went up, once"
         );
     }
-    let expected: Vec<u8> = (0..8 * MIB).map(|n| (n % 256) as u8).collect();
+    let expected: Vec<u8> = (0..16 * MIB).map(|n| (n % 256) as u8).collect();
     for (child, file) in down.into_iter().zip(&files) {
         said(child);
         assert!(fs::read(file).unwrap() == expected, "every byte came down, once");
