@@ -53,14 +53,11 @@ impl Spans {
                 return None;
             }
         };
-        let mut resource = Resource::builder();
-        if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
-            resource = resource.with_service_name("trundle");
-        }
-        let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_resource(resource.build())
-            .build();
+        // What the variables say goes before our own name.
+        let ours = Resource::builder_empty().with_service_name("trundle");
+        let told = ours.with_detector(Box::new(EnvResourceDetector::new())).with_attributes(service_name());
+        let provider =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(told.build()).build();
         let tracer = provider.tracer("trundle");
         Some(Self { provider, tracer })
     }

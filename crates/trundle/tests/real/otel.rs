@@ -108,7 +108,8 @@ fn a_collector_gets_a_span_for_each_request_and_the_app_goes_on_in_it() {
     fs::write(world.path("trundle.toml"), config).unwrap();
     let mut first = world.command(TRUNDLE);
     first.args(["deploy", "-q"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
-    assert!(first.env("OTEL_BSP_SCHEDULE_DELAY", "100").status().unwrap().success());
+    first.env("OTEL_RESOURCE_ATTRIBUTES", "service.name=front,zone=a").env("OTEL_BSP_SCHEDULE_DELAY", "100");
+    assert!(first.status().unwrap().success());
 
     let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
     let ask = |path: &str, flags: &str| {
@@ -159,7 +160,7 @@ fn a_collector_gets_a_span_for_each_request_and_the_app_goes_on_in_it() {
         (&trace.into(), &parent.into(), &of_span.into())
     );
     let expected = [
-        ("service", "trundle"),
+        ("service", "front"),
         ("name", "GET"),
         ("http.request.method", "GET"),
         ("url.query", "a=1"),
