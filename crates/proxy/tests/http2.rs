@@ -482,6 +482,47 @@ fn a_proxy_that_stops_finishes_its_streams() {
     assert_eq!(steps.run(async { text(answer.await.unwrap().unwrap()).await }), "done");
 }
 
+/// They have ten seconds to end before any is told: a stop takes none of that away.
+#[test]
+fn calls_that_end_by_themselves_in_seconds_are_not_told_by_a_stop() {
+    const CALLS: usize = 8;
+    let mut proxy = Proxy::start_with(|app| app.limits.drain_spread_ms = 600_000);
+    let (senders, mut calls) = mpsc::unbounded_channel();
+    let app = Http2App::start(100, move |_| {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        sender.send(Bytes::from_static(b"\0\0\0\0\x05first")).unwrap();
+        senders.send(sender).unwrap();
+        let call =
+            Response::builder().header("content-type", "application/grpc").body(stream_of(receiver)).unwrap();
+        async move { call }
+    });
+    proxy.route(vec![by_http2("web-1-1", app.address)]);
+    let (address, steps) = (proxy.address, Steps::new());
+    let bodies = steps.run(async {
+        let mut sender = client(address).await;
+        let mut bodies = Vec::new();
+        for _ in 0..CALLS {
+            let mut answer = sender.send_request(get_request(address, "/call")).await.unwrap().into_body();
+            let first = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(first.ends_with(b"first"));
+            bodies.push(answer);
+        }
+        bodies
+    });
+    proxy.control.stop();
+    std::thread::sleep(Duration::from_secs(4));
+    steps.run(async {
+        for _ in 0..CALLS {
+            calls.recv().await.unwrap().send(Bytes::from_static(b"\0\0\0\0\x04last")).unwrap();
+        }
+        for body in bodies {
+            let rest = body.collect().await.unwrap();
+            assert!(rest.trailers().is_none(), "told, though it would have ended: {:?}", rest.trailers());
+            assert!(rest.to_bytes().ends_with(b"last"));
+        }
+    });
+}
+
 #[test]
 fn what_is_wrong_in_a_request_is_refused_alone() {
     let mut proxy = Proxy::start_with(|app| (app.limits.headers, app.limits.body_bytes) = (20, Some(1000)));
