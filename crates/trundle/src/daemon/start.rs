@@ -57,11 +57,10 @@ pub fn why_not_free(state_dir: &Path, address: &str) -> Option<io::Error> {
 }
 
 /// Whether somebody else holds the address of an app for which a daemon would have to be started: the daemon could only
-/// refuse, and would stay behind. One that runs, or a proxy that outlived its own, may hold the address itself: then the
-/// daemon knows, and is asked.
+/// refuse, and would stay behind. One that runs, or a proxy or its holder that outlived its own, may hold the address itself: then the
+/// daemon knows, and is asked. Of the holder its lock is looked at: its proxy may have died just now.
 pub async fn door_is_held(state_dir: &Path, client: &Client, address: &str) -> Option<io::Error> {
-    let proxy = state_dir.join(trundle_proxy::SOCKET_NAME);
-    if client.answers().await || tokio::net::UnixStream::connect(proxy).await.is_ok() {
+    if client.answers().await || trundle_proxy::runs(state_dir) {
         return None;
     }
     why_not_free(state_dir, address)

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::bad_version::{BAD, FIXED, versions};
 use crate::harness::chaos::{Chaos, Dice};
 use crate::harness::prober::Prober;
@@ -169,4 +171,22 @@ fn knock(site: &Site) -> impl FnOnce() -> (u32, u32) {
         stop.store(true, Ordering::Relaxed);
         thread.join().unwrap()
     }
+}
+
+/// The holder has the address, and its proxy is not there yet: that is no stranger's.
+#[test]
+fn a_deploy_between_two_proxies_with_no_daemon_is_taken() {
+    let site = Site::with(&sample(1, r#"START_MS = "0""#, ""));
+    site.deploy("1", &[]).expect(0);
+    let proxy = site.procs().into_iter().find(Proc::is_proxy).unwrap();
+    let holder = site.procs().into_iter().find(Proc::is_holder).unwrap();
+    holder.signal(Signal::STOP);
+    site.daemon().unwrap().kill9();
+    proxy.kill9();
+    wait_for("the end of the proxy", 10, || (!proxy.lives()).then_some(()));
+    let rolling = site.start(&["deploy", "--set", "version=2"]);
+    wait_for("a daemon", 10, || site.daemon());
+    holder.signal(Signal::CONT);
+    rolling.finish().expect(0);
+    assert!(site.get("/").unwrap().contains("x-app-version: 2"));
 }

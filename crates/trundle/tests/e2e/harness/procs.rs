@@ -28,6 +28,11 @@ impl Proc {
         self.arg(1) == "proxy"
     }
 
+    /// The one that holds its sockets.
+    pub fn is_holder(&self) -> bool {
+        (self.arg(1), self.arg(2)) == ("shim", "proxy")
+    }
+
     /// The name of the instance whose app this is; a shim is not an app.
     pub fn app(&self) -> Option<&str> {
         self.env.get("TRUNDLE_INSTANCE").map(String::as_str).filter(|_| self.arg(1) != "shim")
