@@ -56,10 +56,11 @@ pub async fn the_app(context: &Context, named: Option<AppName>) -> Result<AppNam
 
 /// Every app.
 pub async fn all(context: &Context) -> Result<Vec<Status>, Stop> {
-    match context.client.statuses().await {
-        // None is there, or it died with the question in its hands: the journal knows.
-        Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) => {}
-        said => return told(said),
+    let said = context.client.statuses().await;
+    let is_unanswered = matches!(&said, Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }));
+    // Where none is there, or it died with the question in its hands, the journal knows.
+    if !is_unanswered || context.client.answers().await {
+        return told(said);
     }
     let apps = offline(context)?;
     let status = |app| view::status(app, &Traffic::default(), AsOf::LastRecord, crate::clock::rfc3339);

@@ -4,7 +4,7 @@ use trundle_core::revision::StopSignal;
 
 use super::compose_parts::{self, milliseconds};
 use super::container;
-use super::draft::{Draft, duration, quoted};
+use super::draft::{Draft, LIMITS, duration, quoted};
 use super::image;
 use super::words::{self, Filled, Meaning};
 use super::yaml::Yaml;
@@ -85,9 +85,7 @@ fn of_service(draft: &mut Draft, service: &Yaml, beside: &dyn Fn(&str) -> String
         let why = match key {
             "replicas" | "update_config" => continue,
             "rollback_config" => "the way back goes by the same rules as the way there",
-            "resources" => {
-                "write them into [run.limits]; for memory and cpu the daemon needs control groups that it may write"
-            }
+            "resources" => LIMITS,
             "restart_policy" => "an instance that ends is started again",
             "placement" | "mode" | "endpoint_mode" => "all instances run on this machine",
             _ => "it has no place here",
@@ -104,9 +102,7 @@ fn of_service(draft: &mut Draft, service: &Yaml, beside: &dyn Fn(&str) -> String
             "restart" => "an instance that ends is started again",
             "working_dir" => "a folder of the image: write run.cwd if it is on this machine",
             "user" => "write run.user for a user of this machine; only a daemon of root may change to it",
-            "mem_limit" | "cpus" | "ulimits" => {
-                "write it into [run.limits]; for memory and cpu the daemon needs control groups that it may write"
-            }
+            "mem_limit" | "cpus" | "ulimits" => LIMITS,
             "group_add" | "cap_add" | "cap_drop" | "security_opt" | "privileged" => {
                 "instances run as the user of the daemon, or run.user"
             }

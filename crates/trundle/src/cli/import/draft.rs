@@ -13,6 +13,10 @@ use crate::config::source::harmless;
 /// Stands where a person must write the program. No program has this name, so `validate` refuses it with its line.
 const TODO_PROGRAM: &str = "TODO-write-your-command";
 
+/// Why limits of memory, cores and files are not taken over: not every daemon may set them.
+pub const LIMITS: &str =
+    "write them into [run.limits]; for memory and cpu the daemon needs control groups that it may write";
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kept {
     pub what: String,

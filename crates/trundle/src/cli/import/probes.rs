@@ -2,7 +2,7 @@
 
 use hyper::http::{HeaderName, HeaderValue};
 
-use super::draft::{Check, Draft, duration, list, quoted};
+use super::draft::{Check, Draft, LIMITS, duration, list, quoted};
 use super::kubernetes::{milliseconds, whole};
 use super::words;
 use super::yaml::Yaml;
@@ -37,9 +37,7 @@ pub fn read(draft: &mut Draft, container: &Yaml, port: Option<u16>) -> Result<()
                 }
                 continue;
             }
-            "resources" => {
-                "write them into [run.limits]; for memory and cpu the daemon needs control groups that it may write"
-            }
+            "resources" => LIMITS,
             "volumeMounts" | "volumeDevices" => {
                 "what is on this machine is there for the program, by its path"
             }
