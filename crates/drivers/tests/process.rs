@@ -26,20 +26,24 @@ fn an_instance_starts_with_nothing_of_its_parents_but_what_it_was_given() {
     assert_ne!(port, world.started("2-2").1);
     let open = |pid: u32| {
         let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let target = |fd: &std::fs::DirEntry| fd.path().read_link().ok(); // none: closed since
         let mut fds: Vec<_> = fds
-            .map(|fd| {
-                (
-                    fd.file_name().into_string().unwrap().parse::<u32>().unwrap(),
-                    fd.path().read_link().unwrap(),
-                )
+            .filter_map(|fd| {
+                Some((fd.file_name().into_string().unwrap().parse::<u32>().unwrap(), target(&fd)?))
             })
             .collect();
         fds.sort();
         fds
     };
-    let child = open(pid);
-    assert_eq!(child.len(), 4, "three streams and its listener: {child:?}");
-    assert_eq!(child[0].1.to_str(), Some("/dev/null"));
+    // A check that is under way is a connection too, so what was inherited is what is there at every look.
+    let mut inherited = open(pid);
+    eventually("a look between two checks", || {
+        let now = open(pid);
+        inherited.retain(|fd| now.contains(fd));
+        now.len() == inherited.len()
+    });
+    assert_eq!(inherited.len(), 4, "three streams and its listener: {inherited:?}");
+    assert_eq!(inherited[0].1.to_str(), Some("/dev/null"));
     let shim = u32::try_from(world.record("2-1", "shim.json")["shim_pid"].as_u64().unwrap()).unwrap();
     let shim_fds = open(shim);
     assert!(shim_fds[..3].iter().all(|(_, path)| path.to_str() == Some("/dev/null")), "{shim_fds:?}");
