@@ -18,6 +18,7 @@ use crate::exchange::Exchange;
 use crate::headers;
 use crate::replay::Replay;
 use crate::turn::Turn;
+use crate::upstream::AnswerBody;
 
 /// Why a body ended early. The text goes to nobody: the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -58,12 +59,28 @@ impl RequestBody {
 
     /// What was sent before is given up, also where somebody still has it.
     pub fn by_the_next_reader(mut self) -> Self {
-        self.reader += 1;
+        self.reader = self.source.borrow_mut().next_reader();
         self
     }
 
-    pub fn source(&self) -> &RefCell<Replay> {
-        &self.source
+    /// From here on what is read is kept, in case that it has to be sent again.
+    pub fn keep(&self) {
+        self.source.borrow_mut().keep_from_here();
+    }
+
+    pub fn keep_no_more(&self) {
+        self.source.borrow_mut().keep_no_more();
+    }
+
+    /// The same body from its beginning; false when too much of it was read to be kept.
+    pub fn begin_anew(&mut self) -> bool {
+        self.left = self.limit;
+        self.source.borrow_mut().begin_anew()
+    }
+
+    /// Whether it is the body that has ended the request.
+    pub fn has_fault(&self) -> bool {
+        self.client.body_fault().is_some()
     }
 }
 
@@ -148,7 +165,7 @@ fn is_malformed(error: &hyper::Error) -> bool {
 /// What a client gets: an endpoint's body, or a few words of ours.
 pub enum ResponseBody {
     Passed {
-        inner: Incoming,
+        inner: AnswerBody,
         exchange: Option<Exchange>,
         client: Rc<Turn>,
         /// It has no end of its own.
@@ -159,7 +176,7 @@ pub enum ResponseBody {
 
 impl ResponseBody {
     /// Takes over an endpoint's body and the stay in the endpoint that goes with it.
-    pub fn passed(inner: Incoming, exchange: Exchange, client: Rc<Turn>, endless: Option<Endless>) -> Self {
+    pub fn passed(inner: AnswerBody, exchange: Exchange, client: Rc<Turn>, endless: Option<Endless>) -> Self {
         let mut body = Self::Passed { inner, exchange: Some(exchange), client, endless };
         if body.is_end_stream() {
             body.complete(); // nothing to poll for
@@ -205,7 +222,8 @@ impl Body for ResponseBody {
                     return Poll::Ready(None); // all was said
                 }
                 client.answer_asked_for();
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                let upstream = exchange.as_mut().and_then(Exchange::upstream);
+                let frame = ready!(inner.poll_frame(upstream, cx));
                 if let (Some(exchange), Some(Ok(frame))) = (exchange.as_ref(), &frame) {
                     let bytes = frame.data_ref().map_or(0, Bytes::len);
                     exchange.pass_down(bytes);
@@ -245,14 +263,18 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Passed { inner, .. } => inner.is_end_stream(),
+            Self::Passed { inner, exchange, .. } => {
+                inner.is_end_stream(exchange.as_ref().and_then(Exchange::upstream_ref))
+            }
             Self::Made(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Passed { inner, .. } => inner.size_hint(),
+            Self::Passed { inner, exchange, .. } => {
+                inner.size_hint(exchange.as_ref().and_then(Exchange::upstream_ref))
+            }
             Self::Made(body) => body.size_hint(),
         }
     }

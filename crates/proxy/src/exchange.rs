@@ -12,8 +12,8 @@ use http::StatusCode;
 
 use crate::classes::{AppCell, Kind, Lost, VersionCell};
 use crate::endpoint::Claim;
-use crate::pool::Upstream;
 use crate::stream::EndpointStream;
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 pub struct Exchange {
@@ -71,6 +71,10 @@ impl Exchange {
         self.upstream.as_mut()
     }
 
+    pub fn upstream_ref(&self) -> Option<&Upstream> {
+        self.upstream.as_ref()
+    }
+
     /// It has turned out to be a stream without an end.
     pub fn set_kind(&mut self, kind: Kind) {
         self.kind = kind;
@@ -98,11 +102,6 @@ impl Exchange {
             .fetch_add(bytes as u64, Relaxed);
     }
 
-    /// The request has failed, and provably without a byte of it being seen.
-    pub fn is_untouched(&self, error: &hyper::Error) -> bool {
-        self.upstream.as_ref().is_some_and(|upstream| upstream.is_untouched(error))
-    }
-
     /// The request came back untouched: it was never here. Gives the claim and the connection up.
     pub fn undo(mut self) {
         let counts = &self.claim.endpoint().counts;
@@ -128,12 +127,12 @@ impl Exchange {
         self.counted = true;
     }
 
-    /// The endpoint has agreed to a WebSocket; answers its connection, once it is free of HTTP.
-    pub async fn open(&mut self) -> Option<(EndpointStream, Bytes)> {
+    /// The endpoint has agreed to a WebSocket; answers its connection, free of HTTP.
+    pub fn open(&mut self) -> Option<(EndpointStream, Bytes)> {
         self.opened_after = Some(self.started.elapsed());
         self.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
         self.kind = Kind::WebSocket;
-        self.upstream.as_mut()?.leave_http().await
+        self.upstream.take()?.leave_http()
     }
 
     /// The client was asked to come again.

@@ -1,8 +1,8 @@
 //! The way of one request: check it, choose an endpoint, connect, send, hand the answer on.
 //!
-//! Invariant: a request is given to another endpoint only when hyper gives it back whole, which it does only when not one
-//! byte of it was written, or when its kept connection was provably closed before a byte of it came there. In every other
-//! case it is never sent again, whatever its method.
+//! Invariant: a request is given to another endpoint only when it comes back whole, which it does only when not one
+//! byte of it was written, or when its kept connection was provably closed before a byte of it came there, or when its stream was
+//! refused. In every other case it is never sent again, whatever its method.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -30,9 +30,7 @@ use crate::endpoint::Flag;
 use crate::exchange::Exchange;
 use crate::headers;
 use crate::hold::Held;
-use crate::pool::Sender;
 use crate::refusal::{self, Refusal};
-use crate::replay::Again;
 use crate::request_id::{self, REQUEST_ID};
 use crate::routes::{Route, Tried};
 use crate::sites::Nobody;
@@ -40,6 +38,7 @@ use crate::table::Protocol;
 use crate::tunnel::Tunnel;
 use crate::turn::{Expired, Turn};
 use crate::upgrade;
+use crate::upstream::{AnswerBody, Upstream};
 
 /// Between two tries to reach somebody who is in the table.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -226,10 +225,7 @@ async fn forward(
             continue;
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
-        // An endpoint of HTTP/2 may say of any of its streams that it did not look at it.
-        let may_come_back = was_kept || protocol.has_streams();
-        let again = may_come_back.then(|| Again::of(&request));
-        match send(client, &route, exchange, request, shape, again).await {
+        match send(client, &route, exchange, request, shape, was_kept).await {
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
             Sent::Back(unsent) if was_kept => {
                 request = unsent;
@@ -285,50 +281,40 @@ async fn send(
     mut exchange: Exchange,
     mut request: Request<RequestBody>,
     shape: Shape,
-    again: Option<Again>,
+    was_kept: bool,
 ) -> Sent {
     client.sent_to(exchange.claim().endpoint());
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
-    let answer = match &mut upstream.sender {
-        Sender::Http1(sender) => {
+    let answer = match upstream {
+        Upstream::Http1(connection) => {
             ask::as_http1(&mut request, shape);
-            in_time(client, pin!(sender.try_send_request(request))).await
+            in_time(client, pin!(connection.send(request, was_kept))).await
         }
-        Sender::Http2(sender) => {
+        Upstream::Http2(stream) => {
             if let Err(refusal) = ask::as_http2(&mut request, shape) {
                 exchange.failed(refusal.class);
                 return Sent::Failed(refusal);
             }
-            in_time(client, pin!(sender.try_send_request(request))).await
+            in_time(client, pin!(stream.send(request))).await
         }
     };
     match answer {
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if shape.websocket && upgrade::is_agreed(response.headers()) {
-                Box::pin(opened(client, route, exchange, response)).await
+                opened(client, route, exchange, response)
             } else {
                 // Nobody asked to switch: bytes after this would be anything.
                 bad_response(exchange)
             }
         }
-        Ok(Ok(response)) if !headers::is_response_clear(response.headers()) => bad_response(exchange),
-        Ok(Ok(response)) => {
-            if let Some(again) = again {
-                again.forget();
+        Ok(Ok(response)) => Sent::Answered(passed(client, route, exchange, response)),
+        Ok(Err(unanswered)) => match unanswered.back {
+            Some(request) => {
+                exchange.undo();
+                Sent::Back(request)
             }
-            Sent::Answered(passed(client, route, exchange, response))
-        }
-        Ok(Err(mut error)) => {
-            let untouched = client.body_fault().is_none() && exchange.is_untouched(error.error());
-            let unsent = error.take_message().or_else(|| again.filter(|_| untouched)?.request());
-            match unsent {
-                Some(request) => {
-                    exchange.undo();
-                    Sent::Back(request)
-                }
-                None => broken(client, exchange, &error.into_error()),
-            }
-        }
+            None => broken(client, exchange, unanswered.not_http),
+        },
         Err(Expired::Response) => {
             let reason = format!("an instance of {} did not answer in time\n", app_of(&exchange));
             exchange.failed(AppCell::Lost(Lost::ResponseTimeout));
@@ -356,7 +342,7 @@ fn in_time<F: Future>(
 }
 
 /// The connection to the endpoint failed after it may have seen the request.
-fn broken(client: &Turn, exchange: Exchange, error: &hyper::Error) -> Sent {
+fn broken(client: &Turn, exchange: Exchange, not_http: bool) -> Sent {
     match client.body_fault() {
         Some(BodyFault::TooLarge) => {
             exchange.failed(AppCell::Rejected);
@@ -375,7 +361,7 @@ fn broken(client: &Turn, exchange: Exchange, error: &hyper::Error) -> Sent {
         }
         Some(BodyFault::EndpointGone | BodyFault::GivenUp) | None => {}
     }
-    if error.is_parse() {
+    if not_http {
         return bad_response(exchange);
     }
     let app = app_of(&exchange);
@@ -399,14 +385,9 @@ fn app_of(exchange: &Exchange) -> Arc<str> {
 }
 
 /// Hands on that the endpoint has agreed; the WebSocket begins when the client's kernel has this.
-async fn opened(
-    client: &Rc<Turn>,
-    route: &Route,
-    mut exchange: Exchange,
-    response: Response<Incoming>,
-) -> Sent {
+fn opened(client: &Rc<Turn>, route: &Route, mut exchange: Exchange, response: Response<AnswerBody>) -> Sent {
     let (mut head, _) = response.into_parts();
-    let Some((endpoint, early)) = exchange.open().await else { return bad_response(exchange) };
+    let Some((endpoint, early)) = exchange.open() else { return bad_response(exchange) };
     headers::to_client(&mut head.headers);
     upgrade::ask(&mut head.headers);
     if let Some(name) = &route.version_header {
@@ -426,7 +407,7 @@ fn passed(
     client: &Rc<Turn>,
     route: &Route,
     mut exchange: Exchange,
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
 ) -> Response<ResponseBody> {
     client.response_started();
     let (mut head, body) = response.into_parts();

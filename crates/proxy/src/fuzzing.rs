@@ -2,7 +2,7 @@
 //! `cargo fuzz` (see `crates/proxy/fuzz/`) and for a few seconds by `tests/fuzz.rs`.
 //!
 //! Here is what we parse or rewrite ourselves. What hyper, `h2` and `serde_json` parse is theirs to fuzz; that our idea of
-//! where a request ends is hyper's is ours.
+//! where a request ends is hyper's is ours, and that an answer is what hyper's client would have taken it for.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -27,12 +27,14 @@ use crate::headers::{self, Origin};
 use crate::http2::floods::Floods;
 use crate::table::Table;
 use crate::trust::{Peer, Trust};
+use crate::upstream::chunks::{Chunks, Part};
+use crate::upstream::head::{self, Ends};
 use crate::websocket::Frames;
 
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("framing", framing),
     ("framing_and_hyper", framing_and_hyper),
     ("request_headers", request_headers),
@@ -41,6 +43,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("tables", tables),
     ("http2_floods", http2_floods),
     ("streams", streams),
+    ("answers", answers),
 ];
 
 /// Long enough for a seed and short enough to be met.
@@ -391,4 +394,92 @@ pub fn streams(bytes: &[u8]) {
     assert_eq!(frames.is_between(), torn_frames.is_between());
     assert_eq!(events.is_between(), torn_events.is_between());
     assert_eq!(calls.is_between(), torn_calls.is_between());
+}
+
+/// An answer that we take for whole is the same however its bytes come, and hyper's client takes it for the same one.
+pub fn answers(bytes: &[u8]) {
+    let whole = read_answer(std::iter::once(bytes));
+    let torn = read_answer(pieces(bytes).into_iter());
+    assert_eq!(whole, torn);
+    if let Some(ours) = whole {
+        assert_eq!(Some(ours), read_by_hyper(bytes));
+    }
+}
+
+/// Status and body of an answer that is whole, and how many trailers it has.
+type Read = (u16, Vec<u8>, usize);
+
+/// The connection ends behind the pieces.
+fn read_answer<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Option<Read> {
+    let mut rest = Bytes::new();
+    let mut more = |rest: &mut Bytes| {
+        let piece = pieces.next()?;
+        *rest = [rest, piece].concat().into();
+        Some(())
+    };
+    let (status, ends) = loop {
+        match head::parse(&rest, &http::Method::GET).ok()? {
+            Some(answer) => {
+                let _ = rest.split_to(answer.bytes);
+                match answer.head.status.as_u16() {
+                    101 => return None,
+                    100..200 => {}
+                    status => break (status, answer.ends),
+                }
+            }
+            None => more(&mut rest)?,
+        }
+    };
+    let (mut body, mut trailers, mut chunks) = (Vec::new(), 0, Chunks::default());
+    match ends {
+        Ends::After(length) => {
+            while (rest.len() as u64) < length {
+                more(&mut rest)?;
+            }
+            body.extend_from_slice(&rest[..usize::try_from(length).ok()?]);
+        }
+        Ends::AtClose => {
+            while more(&mut rest).is_some() {}
+            body.extend_from_slice(&rest);
+        }
+        Ends::Chunked => loop {
+            match chunks.next(&mut rest).ok()? {
+                Part::Data(bytes) => body.extend_from_slice(&bytes),
+                Part::More => more(&mut rest)?,
+                Part::Trailers(fields) => {
+                    trailers = fields.len();
+                    break;
+                }
+                Part::End => break,
+            }
+        },
+    }
+    Some((status, body, trailers))
+}
+
+fn read_by_hyper(bytes: &[u8]) -> Option<Read> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime without timers and sockets needs nothing");
+    runtime.block_on(async {
+        let (mut app, ours) = tokio::io::duplex(bytes.len().max(1024));
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.ok()?;
+        let answering = async {
+            // Not before it is asked: an answer to nothing is none.
+            let _ = app.read(&mut [0; 1024]).await;
+            let _ = app.write_all(bytes).await;
+            let _ = app.shutdown().await;
+        };
+        let asking = async {
+            let response = sender.send_request(Request::new(Empty::<Bytes>::new())).await.ok()?;
+            let status = response.status().as_u16();
+            let whole = response.into_body().collect().await.ok()?;
+            let trailers = whole.trailers().map_or(0, HeaderMap::len);
+            Some((status, whole.to_bytes().to_vec(), trailers))
+        };
+        let driving = async {
+            let _ = connection.await;
+        };
+        tokio::join!(asking, answering, driving).0
+    })
 }

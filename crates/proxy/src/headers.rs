@@ -4,7 +4,8 @@
 //! them, and only then are our own `X-Forwarded-*` set: otherwise `Connection: X-Forwarded-For` would remove them.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 
@@ -49,8 +50,7 @@ pub fn is_chunked_at_most(headers: &HeaderMap) -> bool {
         && encodings.next().is_none()
 }
 
-/// Whether it is clear where a response ends (RFC 9112 §6.3). hyper goes by the coding where there is a length too, and does not
-/// look at a coding before the last one.
+/// Whether it is clear where a response ends (RFC 9112 §6.3): one length or one coding, and not both.
 pub fn is_response_clear(headers: &HeaderMap) -> bool {
     is_chunked_at_most(headers)
         && !(headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH))
@@ -91,6 +91,26 @@ pub fn trailers_to_endpoint(trailers: &mut HeaderMap) {
     {
         trailers.remove(name);
     }
+    // So are these: what a request is, and for whom, has been decided before they come.
+    for name in [
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONTENT_ENCODING,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        MAX_FORWARDS,
+        SET_COOKIE,
+        TRAILER,
+    ] {
+        trailers.remove(name);
+    }
+}
+
+/// The trailers that a head has announced: in HTTP/1.1 nobody expects others.
+pub fn announced_trailers(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lists =
+        headers.get_all(TRAILER).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    lists.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
 }
 
 /// Makes the headers of an endpoint's response those of ours to the client.

@@ -5,7 +5,7 @@
 //! one without whoever told it. What is absent here: any idea of why an endpoint comes or goes.
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force, `conversations` answers the
-//! control socket, `succession` and `slots` let one proxy take over from another; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `stream`, `body` carry
+//! control socket, `succession` and `slots` let one proxy take over from another; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `upstream`, `stream`, `body` carry
 //! requests, `tcp` carries bytes that are no HTTP, `sites` says whose a request is, `challenge` and `maintenance` answer in an app's place, `request_id` names a request, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain, `settle` lets those come back who were told; `counts` survives the process,
 //! `classes` names what it counts, `open` what is open now, `access` writes a line for each request; `holder` keeps the listening sockets.
 
@@ -75,6 +75,7 @@ mod trust;
 mod tunnel;
 mod turn;
 mod upgrade;
+mod upstream;
 mod watched;
 mod websocket;
 mod worker;

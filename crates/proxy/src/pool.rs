@@ -5,42 +5,28 @@
 //! still routed. In every other case it is closed. A waiting connection that has grown old or that the other side has
 //! closed is never used: the app may close it at the very moment at which a request is sent.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::body::RequestBody;
 use crate::counts::EndpointRow;
 use crate::endpoint::{Flag, LiveEndpoint};
-use crate::stream::EndpointStream;
+use crate::stream::{Cutter, EndpointStream};
 use crate::table::Protocol;
+use crate::upstream::{Http1, Shared, Upstream};
 
 /// Common servers close idle connections after 2 s (gunicorn) or more: we are well before them.
 const OLDEST_IDLE: Duration = Duration::from_millis(1_500);
-/// One that has answered just now is not looked at once more: that costs a system call. Should the app have closed it in that
-/// time, the request is provably untouched and goes by another one ([`EndpointStream::is_untouched`]).
-const JUST_NOW: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// What an endpoint may send before its client has taken it: of one stream, and of all.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Of an answer of HTTP/2.
-const MOST_HEADER_BYTES: u32 = 256 * 1024;
-
 /// The pools of one worker thread, by the row of the endpoint.
 pub struct Pools {
     by_row: RefCell<Vec<Option<Pool>>>,
@@ -51,131 +37,10 @@ struct Pool {
     endpoint: Arc<LiveEndpoint>,
     idle: Vec<(Upstream, Instant)>,
     shared: Vec<Shared>,
-    /// All connections to the endpoint, to close them when its deadline is over.
+    /// All connections to the endpoint, to close them when its deadline is over: those of HTTP/1.1, and what runs shared ones.
+    cutters: Vec<Cutter>,
     drivers: HashMap<u64, AbortHandle>,
     next: u64,
-}
-
-/// A connection of HTTP/2, and how many requests are on it.
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    streams: Rc<Cell<usize>>,
-    /// The endpoint takes so many at once.
-    most: Rc<Cell<usize>>,
-}
-
-impl Shared {
-    /// One more request, if the endpoint takes one more.
-    fn stream(&self) -> Option<Upstream> {
-        let streams = self.streams.get();
-        let may = !self.sender.is_closed() && streams < self.most.get();
-        may.then(|| {
-            self.streams.set(streams + 1);
-            Upstream { sender: Sender::Http2(self.sender.clone()), of: Of::Stream(Rc::clone(&self.streams)) }
-        })
-    }
-}
-
-/// A way to an endpoint for one request.
-pub struct Upstream {
-    pub sender: Sender,
-    of: Of,
-}
-
-/// Takes the request.
-pub enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
-}
-
-enum Of {
-    /// One that the request has for itself. Dropping it closes the connection.
-    Connection {
-        stream: EndpointStream,
-        driver: AbortHandle,
-        /// What hyper had read beyond its last answer, once it is done with the connection.
-        rest: oneshot::Receiver<Bytes>,
-    },
-    /// One of many on a connection.
-    Stream(Rc<Cell<usize>>),
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        match &self.of {
-            Of::Connection { driver, .. } => driver.abort(),
-            Of::Stream(streams) => streams.set(streams.get() - 1),
-        }
-    }
-}
-
-impl Upstream {
-    /// Nothing is owed on it in either direction, and it is for one request at a time. `is_ready` is true only once hyper has
-    /// read the whole response and written the whole request, and waits for another.
-    fn is_clean(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => !sender.is_closed() && sender.is_ready(),
-            Sender::Http2(_) => false,
-        }
-    }
-
-    /// It has waited for so long, and can be used for another request.
-    fn again(&self, waited: Duration) -> bool {
-        let Of::Connection { stream, .. } = &self.of else { return false };
-        let is_good = self.is_clean() && (waited < JUST_NOW || stream.is_alive());
-        if is_good {
-            stream.next_request();
-        }
-        is_good
-    }
-
-    /// The stream without HTTP on it, and what has come on it already. None: it broke.
-    pub async fn leave_http(&mut self) -> Option<(EndpointStream, Bytes)> {
-        let Of::Connection { stream, rest, .. } = &mut self.of else { return None };
-        let rest = rest.await.ok()?;
-        Some((stream.clone(), rest))
-    }
-
-    /// The request has failed with this, and the endpoint cannot have looked at it: see [`EndpointStream::is_untouched`], and for
-    /// a stream RFC 9113 §8.7.
-    pub fn is_untouched(&self, error: &hyper::Error) -> bool {
-        match &self.of {
-            Of::Connection { stream, .. } => stream.is_untouched(),
-            Of::Stream(_) => is_refused_stream(error),
-        }
-    }
-}
-
-/// The endpoint says that it did not look at it: it refused the stream, or it said before that it takes no more.
-fn is_refused_stream(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM));
-        }
-        source = cause.source();
-    }
-    false
-}
-
-/// Runs what hyper wants to run beside a connection of HTTP/2: first the connection itself, then what carries bodies.
-#[derive(Clone, Default)]
-struct Beside(Rc<OnceCell<Ending>>);
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Beside {
-    fn execute(&self, task: F) {
-        let task = tokio::task::spawn_local(task);
-        self.0.get_or_init(|| Ending(task.abort_handle()));
-    }
-}
-
-/// Ends a task with itself.
-struct Ending(AbortHandle);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// A new connection.
@@ -202,10 +67,10 @@ impl Pools {
         let pool =
             pools[endpoint.row.index()].as_mut().filter(|pool| Arc::ptr_eq(&pool.endpoint, endpoint))?;
         if protocol.has_streams() {
-            pool.shared.retain(|shared| !shared.sender.is_closed());
+            pool.shared.retain(|shared| !shared.is_closed());
             return pool.shared.iter().find_map(Shared::stream);
         }
-        while let Some((upstream, since)) = pool.idle.pop() {
+        while let Some((mut upstream, since)) = pool.idle.pop() {
             let waited = since.elapsed();
             if waited >= OLDEST_IDLE {
                 pool.idle.clear(); // the others are older still
@@ -242,7 +107,7 @@ impl Pools {
     ) -> io::Result<Upstream> {
         let stream = reach(endpoint.address, timeout).await?;
         match protocol {
-            Protocol::Http1 => self.speak_http1(endpoint, stream).await,
+            Protocol::Http1 => Ok(self.speak_http1(endpoint, stream)),
             Protocol::Http2 => self.speak_http2(endpoint, stream).await,
             Protocol::Http2Tls => {
                 let stream = tokio::time::timeout(timeout, trundle_tls::connect_h2(stream)).await??;
@@ -251,22 +116,10 @@ impl Pools {
         }
     }
 
-    async fn speak_http1(
-        self: &Rc<Self>,
-        endpoint: &Arc<LiveEndpoint>,
-        stream: TcpStream,
-    ) -> io::Result<Upstream> {
+    fn speak_http1(&self, endpoint: &Arc<LiveEndpoint>, stream: TcpStream) -> Upstream {
         let stream = EndpointStream::new(stream);
-        let (sender, mut connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream.clone())).await.map_err(io::Error::other)?;
-        let (said, rest) = oneshot::channel();
-        let driver = self.drive(endpoint, async move {
-            // Its errors reach the request that is on it.
-            if (&mut connection).await.is_ok() {
-                let _ = said.send(connection.into_parts().read_buf);
-            }
-        });
-        Ok(Upstream { sender: Sender::Http1(sender), of: Of::Connection { stream, driver, rest } })
+        self.with(endpoint, |pool| pool.knows(stream.cutter()));
+        Upstream::Http1(Box::new(Http1::new(stream)))
     }
 
     async fn speak_http2(
@@ -274,52 +127,35 @@ impl Pools {
         endpoint: &Arc<LiveEndpoint>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> io::Result<Upstream> {
-        let beside = Beside::default();
-        let handshake = http2::Builder::new(beside.clone())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MOST_HEADER_BYTES)
-            .handshake(TokioIo::new(stream));
-        let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
-        let most = Rc::new(Cell::new(connection.current_max_send_streams()));
-        let shared = Shared { sender, streams: Rc::default(), most: Rc::clone(&most) };
-        self.drive(
-            endpoint,
-            std::future::poll_fn(move |cx| {
-                // With this it ends, whatever is still on it.
-                let _ = &beside;
-                let polled = Pin::new(&mut connection).poll(cx);
-                most.set(connection.current_max_send_streams());
-                polled.map(drop)
-            }),
-        );
+        let (shared, run) = Shared::begin(stream).await?;
+        self.drive(endpoint, run);
         let upstream = shared.stream().ok_or(io::ErrorKind::ConnectionReset)?;
-        if let Some(pool) = self.by_row.borrow_mut()[endpoint.row.index()].as_mut() {
-            pool.shared.push(shared);
-        }
+        self.with(endpoint, |pool| pool.shared.push(shared));
         Ok(upstream)
     }
 
-    /// Runs a connection, and knows of it until it ends.
-    fn drive(
-        self: &Rc<Self>,
-        endpoint: &Arc<LiveEndpoint>,
-        connection: impl Future<Output = ()> + 'static,
-    ) -> AbortHandle {
+    /// The pool of an endpoint, which begins with its first connection.
+    fn with<T>(&self, endpoint: &Arc<LiveEndpoint>, act: impl FnOnce(&mut Pool) -> T) -> T {
         let mut pools = self.by_row.borrow_mut();
         let pool = match &mut pools[endpoint.row.index()] {
             Some(pool) if Arc::ptr_eq(&pool.endpoint, endpoint) => pool,
             slot => slot.insert(Pool::new(Arc::clone(endpoint))),
         };
-        let number = pool.next;
-        pool.next += 1;
-        let forget = Forget { pools: Rc::clone(self), endpoint: Arc::clone(endpoint), number };
-        let driver = tokio::task::spawn_local(async move {
-            let _forget = forget;
-            connection.await;
+        act(pool)
+    }
+
+    /// Runs a shared connection, and knows of it until it ends.
+    fn drive(self: &Rc<Self>, endpoint: &Arc<LiveEndpoint>, connection: impl Future<Output = ()> + 'static) {
+        self.with(endpoint, |pool| {
+            let number = pool.next;
+            pool.next += 1;
+            let forget = Forget { pools: Rc::clone(self), endpoint: Arc::clone(endpoint), number };
+            let driver = tokio::task::spawn_local(async move {
+                let _forget = forget;
+                connection.await;
+            });
+            pool.drivers.insert(number, driver.abort_handle());
         });
-        pool.drivers.insert(number, driver.abort_handle());
-        driver.abort_handle()
     }
 
     /// After a new table: nothing waits for an endpoint that is not routed, and nothing runs on one that is cut.
@@ -331,10 +167,11 @@ impl Pools {
                 Flag::Unready | Flag::Draining | Flag::Removed => pool.close_waiting(),
                 Flag::Cut => {
                     pool.close_waiting();
+                    pool.cutters.iter().for_each(Cutter::cut);
                     pool.drivers.values().for_each(AbortHandle::abort);
                 }
             }
-            if pool.endpoint.flag() == Flag::Removed && pool.drivers.is_empty() {
+            if pool.endpoint.flag() == Flag::Removed && !pool.has_connections() {
                 *slot = None;
             }
         }
@@ -372,7 +209,26 @@ impl Pools {
 
 impl Pool {
     fn new(endpoint: Arc<LiveEndpoint>) -> Self {
-        Self { endpoint, idle: Vec::new(), shared: Vec::new(), drivers: HashMap::new(), next: 0 }
+        Self {
+            endpoint,
+            idle: Vec::new(),
+            shared: Vec::new(),
+            cutters: Vec::new(),
+            drivers: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// One more connection. Those that are over are forgotten whenever the list would have to grow.
+    fn knows(&mut self, cutter: Cutter) {
+        if self.cutters.len() == self.cutters.capacity() {
+            self.cutters.retain(Cutter::is_of_any);
+        }
+        self.cutters.push(cutter);
+    }
+
+    fn has_connections(&self) -> bool {
+        !self.drivers.is_empty() || self.cutters.iter().any(Cutter::is_of_any)
     }
 
     /// No new request goes on any of these. What is on a shared one is finished.

@@ -35,6 +35,12 @@ impl Replay {
         self.reader == reader
     }
 
+    /// From now on it alone may read.
+    pub fn next_reader(&mut self) -> u32 {
+        self.reader += 1;
+        self.reader
+    }
+
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(self.next)) {
             self.next += 1;
@@ -56,6 +62,21 @@ impl Replay {
             }
             Some(_) | None => self.kept = None,
         }
+    }
+
+    /// From here on, and what another try has read before is kept already.
+    pub fn keep_from_here(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    pub fn keep_no_more(&mut self) {
+        self.kept = None;
+    }
+
+    /// False when too much was read to be kept.
+    pub fn begin_anew(&mut self) -> bool {
+        self.next = 0;
+        self.kept.is_some()
     }
 
     fn to_replay(&self) -> &[Bytes] {
@@ -81,7 +102,7 @@ fn length(frames: &[Bytes]) -> u64 {
     frames.iter().map(|bytes| bytes.len() as u64).sum()
 }
 
-/// What is needed to send a request again.
+/// What is needed to send a request again that hyper has for itself.
 pub struct Again {
     head: Parts,
     body: RequestBody,
@@ -96,24 +117,18 @@ impl Again {
         head.version = request.version();
         head.headers = request.headers().clone();
         let body = request.body().again();
-        // What another try has read before is kept already.
-        body.source().borrow_mut().kept.get_or_insert_default();
+        body.keep();
         Self { head, body }
     }
 
-    /// The same request; `None` when too much of its body was read.
+    /// The same request; `None` when too much of its body was read, or that is what has failed.
     pub fn request(self) -> Option<Request<RequestBody>> {
-        {
-            let mut source = self.body.source().borrow_mut();
-            source.kept.as_ref()?;
-            source.next = 0;
-            source.reader += 1;
-        }
-        Some(Request::from_parts(self.head, self.body.by_the_next_reader()))
+        let mut body = self.body.by_the_next_reader();
+        (!body.has_fault() && body.begin_anew()).then(|| Request::from_parts(self.head, body))
     }
 
     /// Nothing of it is kept any longer.
     pub fn forget(self) {
-        self.body.source().borrow_mut().kept = None;
+        self.body.keep_no_more();
     }
 }

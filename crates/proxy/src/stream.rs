@@ -1,18 +1,18 @@
-//! The socket of a connection to an endpoint, shared by hyper's task and the check whether it lives.
+//! The socket of a connection to an endpoint, shared by who reads the answer, who sends the rest of a request, and the pool that
+//! cuts it.
 //!
 //! An app may answer before it has read the whole request, and close: our kernel then has the answer, and refuses the
-//! rest of our body. hyper would give up at the refused write. Here that write just never ends, so that hyper reads
-//! what is there; Linux keeps what was received before a reset readable. Never is a first write hidden that failed:
+//! rest of our body. Here a refused write just never ends, so that what is there is read; Linux keeps what was received before a reset readable. Never is a first write hidden that failed:
 //! nothing of that request can have been answered.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -32,11 +32,49 @@ struct Inner {
     ended: bool,
     /// Why the other side takes no more. Such a connection is good for reading what is there, and then over.
     deaf: Option<ErrorKind>,
+    /// Nothing goes over it any more.
+    cut: bool,
+}
+
+/// Cuts a stream, as long as it is one.
+pub struct Cutter(Weak<RefCell<Inner>>);
+
+impl Cutter {
+    pub fn is_of_any(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub fn cut(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            EndpointStream(stream).cut();
+        }
+    }
 }
 
 impl EndpointStream {
     pub fn new(socket: TcpStream) -> Self {
-        Self(Rc::new(RefCell::new(Inner { socket, written: 0, heard: false, ended: false, deaf: None })))
+        let inner = Inner { socket, written: 0, heard: false, ended: false, deaf: None, cut: false };
+        Self(Rc::new(RefCell::new(inner)))
+    }
+
+    pub fn cutter(&self) -> Cutter {
+        Cutter(Rc::downgrade(&self.0))
+    }
+
+    /// Ends it for all who use it, now.
+    pub fn cut(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.cut = true;
+        // Who waits is woken by this. Where the other side has gone before there is nobody to be told.
+        let _ = rustix::net::shutdown(&inner.socket, Shutdown::Both);
+    }
+
+    /// The same socket, out of the reach of its cutter: who uses it from here on looks for itself whether it has to end.
+    pub fn without_http(self) -> Self {
+        match Rc::try_unwrap(self.0) {
+            Ok(inner) => Self(Rc::new(inner)),
+            Err(shared) => Self(shared),
+        }
     }
 
     /// The next byte that is written belongs to a new request.
@@ -52,7 +90,21 @@ impl EndpointStream {
         !inner.heard && (inner.written == 0 || inner.was_closed_before())
     }
 
-    /// Asks the kernel: hyper learns of a FIN only when the event loop has turned, which may be too late.
+    /// Not a byte of the present request was taken by our kernel.
+    pub fn is_unwritten(&self) -> bool {
+        self.0.borrow().written == 0
+    }
+
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow().socket.poll_read_ready(cx)
+    }
+
+    /// The event loop knows of something that was not read: at rest that is its end, or what nobody has asked for.
+    pub fn has_news(&self) -> bool {
+        self.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Asks the kernel: the event loop learns of a FIN only when the event loop has turned, which may be too late.
     pub fn is_alive(&self) -> bool {
         let inner = self.0.borrow();
         let peeked = rustix::net::recv(&inner.socket, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
@@ -82,6 +134,9 @@ impl Inner {
         &mut self,
         write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        if self.cut {
+            return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+        }
         if self.deaf.is_some() {
             return Poll::Pending;
         }
@@ -127,6 +182,9 @@ fn is_refusal(kind: ErrorKind) -> bool {
 impl AsyncRead for EndpointStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
+        if inner.cut {
+            return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut inner.socket).poll_read(cx, buf))?;
         let nothing = buf.filled().len() == before;

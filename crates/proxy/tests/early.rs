@@ -128,3 +128,38 @@ fn waiting_for_a_client_to_close_holds_up_neither_a_drain_nor_the_end() {
     assert_eq!(http.stream.read_to_end(&mut rest).ok(), Some(0));
     assert!(TcpStream::connect(proxy.address).is_err());
 }
+
+/// Nobody may wait for the answer to be taken before the rest of the request goes up: neither would ever end.
+#[test]
+fn a_request_goes_up_though_nothing_of_its_long_answer_is_taken() {
+    let mut proxy = Proxy::start_with(|app| app.limits.idle_timeout_ms = 20_000);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.route(vec![routed("a", listener.local_addr().unwrap())]);
+    let app = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0; 1]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let mut answering = stream.try_clone().unwrap();
+        let answer = thread::spawn(move || {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {MUCH}\r\n\r\n");
+            answering.write_all(head.as_bytes()).unwrap();
+            answering.write_all(&vec![b'y'; MUCH]).unwrap();
+        });
+        let mut body = vec![0; 2 * MUCH];
+        stream.read_exact(&mut body).unwrap();
+        answer.join().unwrap();
+        body.iter().all(|byte| *byte == b'x')
+    });
+    let mut http = Http::connect(proxy.address);
+    http.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 2 * MUCH));
+    http.stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    http.stream.write_all(&vec![b'x'; 2 * MUCH]).expect("all of it goes up");
+    let answer = http.answer().expect("an answer");
+    assert_eq!((answer.status, answer.body.len()), (200, MUCH));
+    assert!(app.join().unwrap());
+    let stats = proxy.control.app_with(1);
+    assert_eq!((stats.by_version["1"], stats.crashed, stats.lost), (1, 0, 0), "{stats:?}");
+}

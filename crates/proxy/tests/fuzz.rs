@@ -61,6 +61,8 @@ const WORDS: &[&str] = &[
     "Content-Length: 0\r\n",
     "Transfer-Encoding: chunked\r\n",
     "GET / HTTP/1.1\r\n",
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.0 200\r\n",
     "Host: a\r\n",
     "X-Forwarded-For: 6\n",
     "x_forwarded.ssl: on\n",
@@ -97,8 +99,9 @@ fn seeds() -> Vec<Vec<u8>> {
         .map(|text| text.as_bytes().to_vec())
         .to_vec();
     for path in paths {
-        let steps = Case::read(&path).client;
-        let bytes = steps.into_iter().flat_map(|step| match step {
+        let case = Case::read(&path);
+        seeds.extend(case.app_answers);
+        let bytes = case.client.into_iter().flat_map(|step| match step {
             Step::Send(bytes) => bytes,
             Step::Wait(_) => Vec::new(),
         });

@@ -10,6 +10,7 @@
 //! | `ID_LOG` | a folder: every `X-Id` that it answers is appended to a file there |
 //! | `TIMES` | a folder: a file there gets the moment it could answer and the moment of its first request, in microseconds of the monotonic clock |
 //! | `FAIL` | `exit:CODE`, `exit_after:MS:CODE`, `traceback:CODE`, `segv`, `hang`, `not_found`, `needs:KEY`, `dependency:ADDRESS`, `unready_after:MS`, `flap:MS:INSTANCE` (that one is unready every other MS), `eat` (memory, until the kernel kills it) |
+//! | `FAIL_MS` | milliseconds until it tries its dependency |
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -150,13 +151,16 @@ async fn fail_at_once(fail: Option<&str>) -> Option<i32> {
             eprintln!("FATAL: nobody minded {} MiB", eaten.len());
             Some(1)
         }
-        "dependency" => match tokio::net::TcpStream::connect(argument).await {
-            Ok(_) => None,
-            Err(error) => {
-                eprintln!("FATAL: cannot reach the cache at {argument}: {error}");
-                Some(1)
+        "dependency" => {
+            tokio::time::sleep(env_ms("FAIL_MS")).await;
+            match tokio::net::TcpStream::connect(argument).await {
+                Ok(_) => None,
+                Err(error) => {
+                    eprintln!("FATAL: cannot reach the cache at {argument}: {error}");
+                    Some(1)
+                }
             }
-        },
+        }
         _ => None,
     }
 }

@@ -264,8 +264,9 @@ fn a_wave_of_failures_is_borne_up_to_the_limit() {
     assert_eq!(versions(&status), [("1".to_owned(), 4)].into(), "{status}");
     assert!(card.stdout.contains("cannot reach the cache"), "{card}");
 
-    // Back after two more have died: nobody is asked.
-    let rolling = site.start(&["deploy", "--set", &needs, "--set", "version=3"]);
+    // Back after two more have died: nobody is asked. The third waits for it long enough that this can be seen from here.
+    let rolling =
+        site.start(&["deploy", "--set", &needs, "--set", "run.env.FAIL_MS=1500", "--set", "version=3"]);
     wait_for("two failures", 30, || {
         let rollout = &site.status()["rollout"];
         (rollout["to_version"] == "3" && rollout["failures"].as_u64() >= Some(2)).then_some(())

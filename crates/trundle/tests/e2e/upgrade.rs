@@ -62,7 +62,10 @@ fn the_daemon_is_upgraded_at_each_step_of_a_rollout() {
         install_another_build(&site, n as u32);
         old.signal(Signal::TERM);
         wait_for("the end of the old daemon", 10, || (!old.lives()).then_some(()));
-        assert_eq!(pids(&site), before, "what runs does not end with the daemon");
+        // The rollout went on until it ended: at most the one that was leaving is gone, and one more has come.
+        let after = pids(&site);
+        let gone = before.iter().filter(|(app, pid)| after.get(*app) != Some(pid)).count();
+        assert!(gone <= 1, "what runs does not end with the daemon: {before:?}, then {after:?}");
         start_daemon(&site, n % 2 == 0);
         let next = wait_for("the new daemon", 10, || site.daemon());
         assert_ne!(inode(&next), old_build, "another build");

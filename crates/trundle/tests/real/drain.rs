@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -117,20 +117,6 @@ print(json.dumps(seen))
 
 const MIB: usize = 1024 * 1024;
 
-/// At the instances of the old version.
-fn await_in_flight(world: &World, wanted: u64) {
-    let until = Instant::now() + Duration::from_secs(30);
-    loop {
-        let status = world.status();
-        let of_instances = status["instances"].as_array().unwrap().iter();
-        if of_instances.filter_map(|instance| instance["in_flight"].as_u64()).sum::<u64>() >= wanted {
-            return;
-        }
-        assert!(Instant::now() < until, "not all {wanted} are open: {status}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn every_kind_of_connection_in_one_drain() {
     if !found("wrk") {
@@ -150,7 +136,7 @@ fn every_kind_of_connection_in_one_drain() {
     let mut open = world.command("python3");
     open.args(["client.py", &format!("http://{address}")]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut open = open.spawn().unwrap();
-    await_in_flight(&world, 20);
+    world.await_in_flight(20);
     let mut load = world.command("wrk");
     let mut load =
         load.args(["-t", "1", "-c", "8", "-d", "10", &url("/")]).stdout(Stdio::piped()).spawn().unwrap();
@@ -172,7 +158,7 @@ fn every_kind_of_connection_in_one_drain() {
     ];
     let polls: Vec<_> =
         (0..4).flat_map(|_| [curl(&[&url("/poll?s=8")]), curl(&[by_2, &url("/poll?s=8")])]).collect();
-    await_in_flight(&world, 10 + 10 + 4 + 8);
+    world.await_in_flight(10 + 10 + 4 + 8);
     world.deploy("1.1");
     let requests = world.status()["requests"].clone();
     thread::sleep(Duration::from_secs(1));

@@ -131,16 +131,7 @@ fn calls_are_answered_and_streams_are_told_and_come_again() {
     client.args(["client.py", &address.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut client = client.spawn().unwrap();
     // Its streams must be open, or nobody had to be told.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    let inside = |world: &World| {
-        let status = world.status();
-        let instances = status["instances"].as_array().unwrap().clone();
-        instances.iter().map(|instance| instance["in_flight"].as_u64().unwrap_or(0)).sum::<u64>()
-    };
-    while inside(&world) < 8 {
-        assert!(std::time::Instant::now() < deadline, "the clients do not come: {}", world.status());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    world.await_in_flight(8);
     // The next version speaks TLS.
     let tls = ["--set", "run.protocol=h2", "--set", "run.env.TLS=."];
     world.trundle(&[&["deploy", "--set", "version=1.1"], &tls[..]].concat());

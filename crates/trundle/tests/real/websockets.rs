@@ -85,6 +85,7 @@ fn websockets_are_told_and_come_again() {
     client.args(["client.py", &format!("ws://{address}/")]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut client = client.spawn().unwrap();
     let mut told = 0;
+    world.await_in_flight(40);
     for version in ["1.1", "1.2"] {
         world.deploy(version);
         let status = world.status();

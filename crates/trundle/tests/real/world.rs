@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::turns::{Turn, turn};
 
@@ -77,6 +79,20 @@ impl World {
 
     pub fn status(&self) -> serde_json::Value {
         serde_json::from_str(&self.trundle(&["status", "--json"])).unwrap()
+    }
+
+    /// So many requests and connections are with instances: who comes later than a rollout is not told of it.
+    pub fn await_in_flight(&self, wanted: u64) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.status();
+            let of_instances = status["instances"].as_array().unwrap().iter();
+            if of_instances.filter_map(|instance| instance["in_flight"].as_u64()).sum::<u64>() >= wanted {
+                return;
+            }
+            assert!(Instant::now() < until, "not all {wanted} are open: {status}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

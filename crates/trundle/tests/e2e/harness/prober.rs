@@ -13,8 +13,8 @@ use super::Site;
 use super::procs::{self, Proc};
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// A process may get its name by exec a moment after it was first seen.
-const YOUNG: Duration = Duration::from_millis(200);
+/// A process gets its name by exec, on a busy machine long after it was first seen.
+const YOUNG: Duration = Duration::from_secs(3);
 const LOOKS_FOR_A_NAME: u32 = 5;
 
 /// What was seen from outside.

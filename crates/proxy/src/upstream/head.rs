@@ -1,0 +1,256 @@
+//! The head of a request to an endpoint, and of its answer, in HTTP/1.1.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::ext::ReasonPhrase;
+use thiserror::Error;
+
+use crate::headers::is_response_clear;
+
+/// Of an answer.
+const MOST_FIELDS: usize = 100;
+
+#[derive(Debug, Error)]
+#[error("this is no head of HTTP/1.1")]
+pub struct NoHead;
+
+/// How the end of a body is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    After(u64),
+    Chunked,
+    /// With the connection.
+    AtClose,
+}
+
+/// A head that has come whole.
+pub struct Answer {
+    pub head: Parts,
+    /// So many bytes it has.
+    pub bytes: usize,
+    pub ends: Ends,
+    /// The connection may be used again after it.
+    pub stays: bool,
+}
+
+/// Writes the head of a request; `body` says how its body ends, if it has one.
+pub fn write<B>(request: &Request<B>, body: Option<Ends>, out: &mut Vec<u8>) {
+    out.extend_from_slice(request.method().as_str().as_bytes());
+    out.push(b' ');
+    let target = request.uri();
+    out.extend_from_slice(target.path().as_bytes());
+    if let Some(query) = target.query() {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in request.headers() {
+        // One of them says where the body ends, and nothing does where there is none.
+        let is_wrong = match body {
+            Some(Ends::Chunked) => *name == CONTENT_LENGTH,
+            _ => *name == TRANSFER_ENCODING,
+        };
+        if !is_wrong {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How the body of a request ends that has one.
+pub fn request_ends(headers: &HeaderMap) -> Ends {
+    match content_length(headers) {
+        Ok(Some(length)) if !headers.contains_key(TRANSFER_ENCODING) => Ends::After(length),
+        _ => Ends::Chunked,
+    }
+}
+
+/// The head that `bytes` begin with, to a request with this method; `None` if it has not come whole.
+///
+/// # Errors
+/// When this is no head, or it is not clear where its body ends.
+pub fn parse(bytes: &Bytes, method: &Method) -> Result<Option<Answer>, NoHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let end = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
+        Ok(httparse::Status::Complete(end)) => end,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(NoHead),
+    };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NoHead)?;
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = status;
+    head.version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    if let Some(reason) = parsed.reason.filter(|reason| status.canonical_reason() != Some(reason)) {
+        head.extensions.insert(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| NoHead)?);
+    }
+    head.headers.reserve(parsed.headers.len());
+    for field in &*parsed.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NoHead)?;
+        let value = bytes.slice_ref(field.value);
+        head.headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| NoHead)?);
+    }
+    if !is_response_clear(&head.headers) {
+        return Err(NoHead);
+    }
+    let ends = answer_ends(&head, method)?;
+    let stays = stays(&head) && ends != Ends::AtClose;
+    Ok(Some(Answer { head, bytes: end, ends, stays }))
+}
+
+/// RFC 9112 §6.3.
+fn answer_ends(head: &Parts, method: &Method) -> Result<Ends, NoHead> {
+    if head.status.is_informational()
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || *method == Method::HEAD
+    {
+        return Ok(Ends::After(0));
+    }
+    match head.headers.contains_key(TRANSFER_ENCODING) {
+        true if head.version == Version::HTTP_11 => Ok(Ends::Chunked),
+        true => Err(NoHead), // HTTP/1.0 knows no chunks
+        false => Ok(content_length(&head.headers)?.map_or(Ends::AtClose, Ends::After)),
+    }
+}
+
+/// Said more than once it must be the same.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoHead> {
+    let mut length = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for text in value.to_str().map_err(|_| NoHead)?.split(',').map(str::trim) {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = text.parse().ok().filter(|_| is_number).ok_or(NoHead)?;
+            if length.is_some_and(|length| length != number) {
+                return Err(NoHead);
+            }
+            length = Some(number);
+        }
+    }
+    Ok(length)
+}
+
+/// Whether the connection is kept, as far as the endpoint says (RFC 9112 §9.3).
+fn stays(head: &Parts) -> bool {
+    let mut stays = head.version == Version::HTTP_11;
+    for token in
+        head.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+    {
+        let token = token.trim_ascii();
+        if token.eq_ignore_ascii_case(b"close") {
+            return false;
+        }
+        stays |= token.eq_ignore_ascii_case(b"keep-alive");
+    }
+    stays
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, method: &Method) -> Result<Option<Answer>, NoHead> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()), method)
+    }
+
+    /// How its body ends, and whether the connection stays; `None` if it is refused.
+    fn check(fields: &str, expect: Option<(Ends, bool)>) {
+        for (version, method, status) in [
+            ("1.1", Method::GET, 200),
+            ("1.1", Method::HEAD, 200),
+            ("1.1", Method::GET, 204),
+            ("1.1", Method::GET, 304),
+        ] {
+            let text = format!("HTTP/{version} {status} Fine\r\n{fields}\r\n");
+            let got = read(&text, &method).ok().map(|answer| answer.expect("a whole head"));
+            let no_body = method == Method::HEAD || status != 200;
+            let expect = match expect {
+                Some((Ends::AtClose, _)) if no_body => Some((Ends::After(0), !fields.contains("close"))),
+                Some((_, stays)) if no_body => Some((Ends::After(0), stays)),
+                expect => expect,
+            };
+            assert_eq!(got.as_ref().map(|answer| (answer.ends, answer.stays)), expect, "{text:?}");
+            assert!(got.is_none_or(|answer| answer.bytes == text.len() && answer.head.status == status));
+        }
+    }
+
+    #[test]
+    fn where_an_answer_ends_is_clear_or_it_is_none() {
+        check("", Some((Ends::AtClose, false)));
+        check("content-length: 5\r\n", Some((Ends::After(5), true)));
+        check("Content-Length: 5\r\ncontent-length:5 , 5\r\n", Some((Ends::After(5), true)));
+        check("transfer-encoding: Chunked\r\n", Some((Ends::Chunked, true)));
+        check("content-length: 5\r\nconnection: x, Close\r\n", Some((Ends::After(5), false)));
+        check("content-length: 5\r\ntransfer-encoding: chunked\r\n", None);
+        check("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", None);
+        check("transfer-encoding: gzip, chunked\r\n", None);
+    }
+
+    #[test]
+    fn a_length_that_is_none_is_refused_where_there_is_a_body() {
+        for wrong in ["+5", "-5", "5, 6", "", "5,", "0x5", "99999999999999999999", "5 5"] {
+            let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {wrong}\r\n\r\n");
+            assert!(read(&text, &Method::GET).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn http_1_0_closes_unless_it_says_so_and_knows_no_chunks() {
+        let of = |fields: &str| {
+            read(&format!("HTTP/1.0 200 OK\r\n{fields}\r\n"), &Method::GET)
+                .ok()
+                .flatten()
+                .map(|answer| answer.stays)
+        };
+        assert_eq!(of("content-length: 5\r\n"), Some(false));
+        assert_eq!(of("content-length: 5\r\nconnection: Keep-Alive\r\n"), Some(true));
+        assert_eq!(of("connection: keep-alive\r\n"), Some(false));
+        assert_eq!(of("content-length: 5\r\nconnection: close\r\nconnection: keep-alive\r\n"), Some(false));
+        assert_eq!(of("transfer-encoding: chunked\r\n"), None);
+    }
+
+    #[test]
+    fn a_head_is_whole_with_its_empty_line_and_its_reason_stays() {
+        let text = "HTTP/1.1 200 As you like\r\nA: b\r\nA: c\r\ncontent-length: 0\r\n\r\n";
+        for end in 0..text.len() {
+            assert!(read(&text[..end], &Method::GET).unwrap().is_none(), "{end}");
+        }
+        let head = read(text, &Method::GET).unwrap().unwrap().head;
+        assert_eq!(head.headers.get_all("a").iter().collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(head.extensions.get::<ReasonPhrase>().unwrap().as_bytes(), b"As you like");
+        let head = read("HTTP/1.1 200 OK\r\n\r\n", &Method::GET).unwrap().unwrap().head;
+        assert!(head.extensions.get::<ReasonPhrase>().is_none(), "what everybody says");
+    }
+
+    #[test]
+    fn only_one_header_says_where_a_request_ends() {
+        let mut request = Request::post("/a/b?c=%20d").body(()).unwrap();
+        for (name, value) in [("host", "a"), ("content-length", "5"), ("transfer-encoding", "chunked")] {
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        let written = |request: &Request<()>, ends: Option<Ends>| {
+            let mut out = Vec::new();
+            write(request, ends, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let line = "POST /a/b?c=%20d HTTP/1.1\r\nhost: a\r\n";
+        assert_eq!(request_ends(request.headers()), Ends::Chunked);
+        assert_eq!(
+            written(&request, Some(Ends::Chunked)),
+            format!("{line}transfer-encoding: chunked\r\n\r\n")
+        );
+        assert_eq!(written(&request, None), format!("{line}content-length: 5\r\n\r\n"));
+        request.headers_mut().remove("transfer-encoding");
+        assert_eq!(request_ends(request.headers()), Ends::After(5));
+        assert_eq!(written(&request, Some(Ends::After(5))), format!("{line}content-length: 5\r\n\r\n"));
+        let all = Request::options("*").body(()).unwrap();
+        assert_eq!(written(&all, None), "OPTIONS * HTTP/1.1\r\n\r\n");
+    }
+}
