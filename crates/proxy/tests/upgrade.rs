@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -31,6 +31,28 @@ fn helper_proxy() {
 #[test]
 fn helper_holder() {
     be_a_holder();
+}
+
+/// What a proxy of a later release might ask: a word that this holder does not know. Its answer goes into a file.
+#[test]
+fn helper_stranger() {
+    let Ok(dir) = std::env::var(STATE_DIR) else { return };
+    let holder = std::io::stdin();
+    rustix::net::send(&holder, b"{\"Conquer\":\"all\"}", rustix::net::SendFlags::empty()).unwrap();
+    let mut answer = [0; 1000];
+    let (length, _) = rustix::net::recv(&holder, &mut answer, rustix::net::RecvFlags::empty()).unwrap();
+    fs::write(Path::new(&dir).join("answer"), &answer[..length]).unwrap();
+    std::process::exit(3);
+}
+
+/// A program that does this.
+fn script(holder: &Holder, name: &str, does: &str) -> PathBuf {
+    let script = holder.dir.path().join(name);
+    let next = holder.dir.path().join("next");
+    fs::write(&next, format!("#!/bin/sh\n{does}\n")).unwrap();
+    fs::set_permissions(&next, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::rename(next, &script).unwrap();
+    script
 }
 
 impl Holder {
@@ -300,9 +322,7 @@ fn a_successor_that_hangs_does_not_serve_in_the_place_of_one_that_died() {
     let app = Upstream::says("ok");
     let mut holder = Holder::start();
     let address = holder.serve(&app);
-    let script = holder.dir.path().join("hangs");
-    fs::write(&script, "#!/bin/sh\nexec sleep 25 2>/dev/null\n").unwrap();
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let script = script(&holder, "hangs", "exec sleep 25 2>/dev/null");
     let old = holder.control.pid();
     holder.ask_for_upgrade(&script);
     let hanging = until("it", || {
@@ -318,6 +338,58 @@ fn a_successor_that_hangs_does_not_serve_in_the_place_of_one_that_died() {
     // And the next one can.
     holder.upgrade();
     assert_eq!(get(address, "/").text(), "ok");
+}
+
+/// It could serve when it took over, and cannot be started any more: what served before does.
+#[test]
+fn a_program_that_does_not_start_again_gives_way_to_the_one_before() {
+    let us = std::env::current_exe().unwrap().display().to_string();
+    for what in ["ends at once", "is gone"] {
+        let app = Upstream::says("ok");
+        let mut holder = Holder::start();
+        let address = holder.serve(&app);
+        let next = script(&holder, "next-release", &format!("exec {us} \"$@\""));
+        let first = holder.control.pid();
+        holder.ask_for_upgrade(&next);
+        holder.connect_to_another_than(first);
+        assert_eq!(get(address, "/").text(), "ok");
+        // Longer than what counts as a young death, which its own is not to be.
+        thread::sleep(Duration::from_millis(1_100));
+        match what {
+            "is gone" => fs::remove_file(&next).unwrap(),
+            _ => drop(script(&holder, "next-release", "exit 1")),
+        }
+        let serving = holder.control.pid();
+        kill_process(pid(serving), Signal::KILL).unwrap();
+        // Who connects meanwhile waits.
+        assert_eq!(get(address, "/").text(), "ok", "{what}");
+        holder.connect_to_another_than(serving);
+        // And it stays so: the next death brings no other program back.
+        holder.kill_proxy();
+        assert_eq!(get(address, "/").text(), "ok", "{what}");
+    }
+}
+
+#[test]
+fn a_word_of_a_later_release_is_answered_and_changes_nothing() {
+    let us = std::env::current_exe().unwrap().display().to_string();
+    let app = Upstream::says("ok");
+    let mut holder = Holder::start();
+    let address = holder.serve(&app);
+    let serving = holder.control.pid();
+    let later = script(&holder, "later", &format!("exec {us} --exact helper_stranger --nocapture"));
+    holder.ask_for_upgrade(&later);
+    let reason = loop {
+        match holder.control.recv() {
+            Reply::KeptOn { reason } => break reason,
+            Reply::Waiting { .. } | Reply::Drained { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let answer = fs::read_to_string(holder.dir.path().join("answer")).unwrap();
+    assert!(answer.contains("older release"), "{answer}");
+    assert!(reason.contains("exit status: 3"), "{reason}");
+    assert_eq!((holder.control.pid(), get(address, "/").text()), (serving, "ok"));
 }
 
 /// When nothing is left that serves, what finishes does not go on for an hour.

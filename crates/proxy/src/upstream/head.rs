@@ -9,8 +9,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use hyper::ext::ReasonPhrase;
 use thiserror::Error;
 
-use crate::headers::is_response_clear;
-
 /// Of an answer.
 const MOST_FIELDS: usize = 100;
 
@@ -66,8 +64,10 @@ pub fn write<B>(request: &Request<B>, body: Option<Ends>, out: &mut Vec<u8>) {
 
 /// How the body of a request ends that has one.
 pub fn request_ends(headers: &HeaderMap) -> Ends {
-    match content_length(headers) {
-        Ok(Some(length)) if !headers.contains_key(TRANSFER_ENCODING) => Ends::After(length),
+    let mut said = Said::default();
+    headers.iter().for_each(|(name, value)| said.note(name, value.as_bytes()));
+    match said {
+        Said { length: Some(Ok(length)), coding: None, .. } => Ends::After(length),
         _ => Ends::Chunked,
     }
 }
@@ -93,63 +93,75 @@ pub fn parse(bytes: &Bytes, method: &Method) -> Result<Option<Answer>, NoHead> {
         head.extensions.insert(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| NoHead)?);
     }
     head.headers.reserve(parsed.headers.len());
+    let mut said = Said::default();
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NoHead)?;
-        let value = bytes.slice_ref(field.value);
-        head.headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| NoHead)?);
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| NoHead)?;
+        said.note(&name, value.as_bytes());
+        head.headers.append(name, value);
     }
-    if !is_response_clear(&head.headers) {
-        return Err(NoHead);
-    }
-    let ends = answer_ends(&head, method)?;
-    let stays = stays(&head) && ends != Ends::AtClose;
-    Ok(Some(Answer { head, bytes: end, ends, stays }))
+    let ends = said.ends(&head, method)?;
+    let is_kept = said.keep_alive || head.version == Version::HTTP_11;
+    Ok(Some(Answer { head, bytes: end, ends, stays: is_kept && !said.close && ends != Ends::AtClose }))
 }
 
-/// RFC 9112 §6.3.
-fn answer_ends(head: &Parts, method: &Method) -> Result<Ends, NoHead> {
-    if head.status.is_informational()
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || *method == Method::HEAD
-    {
-        return Ok(Ends::After(0));
-    }
-    match head.headers.contains_key(TRANSFER_ENCODING) {
-        true if head.version == Version::HTTP_11 => Ok(Ends::Chunked),
-        true => Err(NoHead), // HTTP/1.0 knows no chunks
-        false => Ok(content_length(&head.headers)?.map_or(Ends::AtClose, Ends::After)),
-    }
+/// What the fields of an answer say of its end, and of the connection (RFC 9112 §6.3, §9.3).
+#[derive(Default)]
+struct Said {
+    /// Said more than once it must be the same.
+    length: Option<Result<u64, NoHead>>,
+    /// Whether it is chunked, once, and nothing else.
+    coding: Option<bool>,
+    close: bool,
+    keep_alive: bool,
 }
 
-/// Said more than once it must be the same.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoHead> {
-    let mut length = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for text in value.to_str().map_err(|_| NoHead)?.split(',').map(str::trim) {
-            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let number = text.parse().ok().filter(|_| is_number).ok_or(NoHead)?;
-            if length.is_some_and(|length| length != number) {
-                return Err(NoHead);
+impl Said {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) {
+        let tokens = || value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        match *name {
+            CONTENT_LENGTH => {
+                for number in tokens().map(length) {
+                    self.length = Some(match (self.length.take(), number) {
+                        (None, number) => number,
+                        (Some(Ok(before)), Ok(number)) if before == number => Ok(number),
+                        _ => Err(NoHead),
+                    });
+                }
             }
-            length = Some(number);
+            TRANSFER_ENCODING => {
+                self.coding = Some(self.coding.is_none() && value.eq_ignore_ascii_case(b"chunked"));
+            }
+            CONNECTION => {
+                self.close |= tokens().any(|token| token.eq_ignore_ascii_case(b"close"));
+                self.keep_alive |= tokens().any(|token| token.eq_ignore_ascii_case(b"keep-alive"));
+            }
+            _ => {}
         }
     }
-    Ok(length)
+
+    fn ends(&mut self, head: &Parts, method: &Method) -> Result<Ends, NoHead> {
+        let is_clear = match self.coding {
+            Some(is_chunked) => is_chunked && self.length.is_none(),
+            None => true,
+        };
+        let has_none = head.status.is_informational()
+            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || *method == Method::HEAD;
+        match self.coding {
+            _ if !is_clear => Err(NoHead),
+            _ if has_none => Ok(Ends::After(0)),
+            Some(_) if head.version == Version::HTTP_11 => Ok(Ends::Chunked),
+            Some(_) => Err(NoHead), // HTTP/1.0 knows no chunks
+            None => self.length.take().map_or(Ok(Ends::AtClose), |length| length.map(Ends::After)),
+        }
+    }
 }
 
-/// Whether the connection is kept, as far as the endpoint says (RFC 9112 §9.3).
-fn stays(head: &Parts) -> bool {
-    let mut stays = head.version == Version::HTTP_11;
-    for token in
-        head.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-    {
-        let token = token.trim_ascii();
-        if token.eq_ignore_ascii_case(b"close") {
-            return false;
-        }
-        stays |= token.eq_ignore_ascii_case(b"keep-alive");
-    }
-    stays
+fn length(text: &[u8]) -> Result<u64, NoHead> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    number.filter(|_| is_number).ok_or(NoHead)
 }
 
 #[cfg(test)]
