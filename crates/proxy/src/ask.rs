@@ -27,8 +27,6 @@ pub struct Shape {
     pub websocket: bool,
     /// The client takes trailers.
     takes_trailers: bool,
-    /// There is a body, and nobody knows how long.
-    unsized_body: bool,
 }
 
 /// Checks the request of a client and makes it ours, in the form of HTTP/1.1.
@@ -64,7 +62,6 @@ pub fn prepare(
             .headers
             .get(TE)
             .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")),
-        unsized_body: !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH),
     };
     let trusted = route.trust.covers(connection.peer);
     let is_secure = connection.is_secure;
@@ -74,7 +71,9 @@ pub fn prepare(
     }
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    set_framing(&mut head.headers, shape);
+    if shape.websocket {
+        upgrade::ask(&mut head.headers);
+    }
     let body = RequestBody::new(body, route.limits.body_bytes, Rc::clone(client));
     Ok((Request::from_parts(head, body), shape))
 }
@@ -95,14 +94,19 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// The only coding that a request may have is chunked, once; a length has no zero in front, which some read as octal.
+/// The only coding that a request may have is chunked, once; a length is a number, the same where it is said twice, with no zero in
+/// front, which some read as octal. An empty one is 0 for `h2`.
 fn check_lengths(headers: &HeaderMap) -> Result<(), Refusal> {
     if !headers::is_chunked_at_most(headers) {
         return Err(Refusal::bad("the only Transfer-Encoding of a request is chunked, once\n"));
     }
-    let length = headers.get(CONTENT_LENGTH).map_or(&b""[..], HeaderValue::as_bytes);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let Some(length) = lengths.next() else { return Ok(()) };
     if length.len() > 1 && length[0] == b'0' {
         return Err(Refusal::bad("the Content-Length begins with 0\n"));
+    }
+    if length.is_empty() || !length.iter().all(u8::is_ascii_digit) || lengths.any(|other| other != length) {
+        return Err(Refusal::bad("the Content-Length is no number, or two\n"));
     }
     Ok(())
 }
@@ -160,17 +164,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What belongs to a connection of HTTP/1.1.
-fn set_framing(headers: &mut HeaderMap, shape: Shape) {
-    if shape.unsized_body {
-        // Also for a GET, for which hyper would send no body without it.
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if shape.websocket {
-        upgrade::ask(headers);
-    }
-}
-
 /// The form for an endpoint of HTTP/1.1.
 pub fn as_http1(request: &mut Request<RequestBody>, shape: Shape) {
     if request.version() == Version::HTTP_11 {
@@ -186,7 +179,9 @@ pub fn as_http1(request: &mut Request<RequestBody>, shape: Shape) {
     if let Some(host) = host {
         headers.insert(HOST, host);
     }
-    set_framing(headers, shape);
+    if shape.websocket {
+        upgrade::ask(headers);
+    }
 }
 
 /// The form for an endpoint of HTTP/2.

@@ -117,7 +117,11 @@ impl Body for RequestBody {
         if is_last || self.is_end_stream() {
             self.client.body_ended();
         }
+        // hyper takes a stream that was reset without an error for one at its end.
+        let is_given_up =
+            frame.is_none() && self.client.connection.has_streams() && !self.source.borrow().is_end_stream();
         let fault = match &frame {
+            None if is_given_up => Some(BodyFault::ClientGone),
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
                 match self.left.checked_sub(bytes) {

@@ -120,7 +120,7 @@ pub fn to_client(headers: &mut HeaderMap) {
     if seen.hop_by_hop {
         remove_hop_by_hop(headers);
     }
-    // Twice the same, as two lines or as a list: hyper has looked at that.
+    // Twice the same, as two lines or as a list; where there is no body anything.
     let one = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
         || headers.get(CONTENT_LENGTH).is_some_and(|length| !one(length))

@@ -14,12 +14,17 @@ use crate::body::RequestBody;
 
 /// Of a body: what goes out in the first writes. More than that is not kept, and such a request is not sent again.
 const MOST_KEPT: u64 = 64 * 1024;
+/// So many pieces: each costs more than its bytes.
+const MOST_PIECES: usize = 256;
 
 /// A client's body, of which the first bytes are kept when that is wished.
 pub struct Replay {
     inner: Incoming,
-    /// What was read since it is wished; `None` when it is not, or was too much.
-    kept: Option<Vec<Bytes>>,
+    /// Whether what is read is kept.
+    keeps: bool,
+    /// What was read since then.
+    kept: Vec<Bytes>,
+    kept_bytes: u64,
     /// The next of these to be read. As many as there are when nothing is replayed.
     next: usize,
     /// Who may read: rises with each try, so that one that was given up takes nothing from the next.
@@ -28,7 +33,14 @@ pub struct Replay {
 
 impl Replay {
     pub fn new(inner: Incoming) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { inner, kept: None, next: 0, reader: 0 }))
+        Rc::new(RefCell::new(Self {
+            inner,
+            keeps: false,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            next: 0,
+            reader: 0,
+        }))
     }
 
     pub fn is_read_by(&self, reader: u32) -> bool {
@@ -42,45 +54,57 @@ impl Replay {
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(self.next)) {
+        if let Some(bytes) = self.kept.get(self.next).cloned() {
             self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
+            self.let_go();
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
+        if let Some(Ok(frame)) = &frame
+            && self.keeps
+        {
             self.keep(frame);
         }
         Poll::Ready(frame)
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        let Some(kept) = &mut self.kept else { return };
+        let room = MOST_KEPT - self.kept_bytes;
         match frame.data_ref() {
-            Some(bytes) if length(kept) + bytes.len() as u64 <= MOST_KEPT => {
-                kept.push(bytes.clone());
+            Some(bytes) if bytes.len() as u64 <= room && self.kept.len() < MOST_PIECES => {
+                self.kept_bytes += bytes.len() as u64;
+                self.kept.push(bytes.clone());
                 self.next += 1;
             }
-            Some(_) | None => self.kept = None,
+            Some(_) | None => self.keep_no_more(),
         }
     }
 
     /// From here on, and what another try has read before is kept already.
     pub fn keep_from_here(&mut self) {
-        self.kept.get_or_insert_default();
+        self.keeps = true;
     }
 
     pub fn keep_no_more(&mut self) {
-        self.kept = None;
+        self.keeps = false;
+        self.let_go();
     }
 
-    /// False when too much was read to be kept.
+    /// Of what is kept no longer, when it has been read again.
+    fn let_go(&mut self) {
+        if !self.keeps && self.next == self.kept.len() {
+            (self.kept, self.kept_bytes, self.next) = (Vec::new(), 0, 0);
+        }
+    }
+
+    /// False when it was not kept, or too much was read to be kept.
     pub fn begin_anew(&mut self) -> bool {
         self.next = 0;
-        self.kept.is_some()
+        self.keeps
     }
 
     fn to_replay(&self) -> &[Bytes] {
-        self.kept.as_deref().and_then(|kept| kept.get(self.next..)).unwrap_or_default()
+        self.kept.get(self.next..).unwrap_or_default()
     }
 
     pub fn is_end_stream(&self) -> bool {

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, Shutdown};
@@ -84,10 +85,18 @@ impl EndpointStream {
         inner.heard = false;
     }
 
-    /// Asked when the present request has failed here: the app cannot have seen a byte of it.
-    pub fn is_untouched(&self) -> bool {
-        let inner = self.0.borrow();
-        !inner.heard && (inner.written == 0 || inner.was_closed_before())
+    /// Asked when the present request has failed here: the app cannot have seen a byte of it. What proves it may still be on its way
+    /// when the app's end is here already.
+    pub async fn is_untouched(&self) -> bool {
+        let until = Instant::now() + LONGEST_PROOF;
+        loop {
+            match self.0.borrow().proof() {
+                Proof::Untouched => return true,
+                Proof::Perhaps if Instant::now() < until => {}
+                Proof::Perhaps | Proof::None => return false,
+            }
+            tokio::time::sleep(PROOF_PAUSE).await;
+        }
     }
 
     /// Not a byte of the present request was taken by our kernel.
@@ -99,7 +108,8 @@ impl EndpointStream {
         self.0.borrow().socket.poll_read_ready(cx)
     }
 
-    /// The event loop knows of something that was not read: at rest that is its end, or what nobody has asked for.
+    /// The event loop knows of something that was not read: at rest that is its end, or what nobody has asked for. A task that has used
+    /// up its turn is told nothing.
     pub fn has_news(&self) -> bool {
         self.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
     }
@@ -112,15 +122,41 @@ impl EndpointStream {
     }
 }
 
+/// A reset comes back within a round trip.
+const LONGEST_PROOF: Duration = Duration::from_millis(500);
+const PROOF_PAUSE: Duration = Duration::from_millis(1);
+
+/// Whether the app can have seen a byte of the present request.
+enum Proof {
+    /// It cannot.
+    Untouched,
+    /// It has ended before, as far as is known; that it took none of it has yet to be said.
+    Perhaps,
+    None,
+}
+
 impl Inner {
-    /// The app had closed before the first byte came there.
+    /// The app has seen nothing when nothing was written; or when it had closed before the first byte came there.
     ///
     /// Its FIN acknowledges all that had come to its socket until then. So when we have its FIN, and not one byte of the
     /// present request is acknowledged, none had come; and what comes to a closed socket is answered with a reset, which
-    /// we have too. An end that begins with a reset proves nothing: it may stand for bytes that were read.
-    fn was_closed_before(&self) -> bool {
-        let by_fin = self.ended && self.deaf != Some(ErrorKind::ConnectionReset);
-        by_fin && self.is_reset() && unacknowledged(&self.socket).is_ok_and(|bytes| bytes >= self.written)
+    /// we have too, a moment later. An end that begins with a reset proves nothing: it may stand for bytes that were read.
+    fn proof(&self) -> Proof {
+        if self.heard {
+            return Proof::None;
+        }
+        if self.written == 0 {
+            return Proof::Untouched;
+        }
+        let by_fin = self.ended && self.deaf != Some(ErrorKind::ConnectionReset) && !self.cut;
+        // In this order: what is acknowledged before the reset came was seen.
+        let is_reset = self.is_reset();
+        let is_unseen = unacknowledged(&self.socket).is_ok_and(|bytes| bytes >= self.written);
+        match (by_fin && is_unseen, is_reset) {
+            (true, true) => Proof::Untouched,
+            (true, false) => Proof::Perhaps,
+            (false, _) => Proof::None,
+        }
     }
 
     /// Closed in both directions, of which we have closed none.
@@ -231,7 +267,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::{Duration, timeout};
+    use tokio::time::timeout;
 
     /// A stream that has sent a request, and the app's end of it after the first bytes were read.
     async fn begun() -> (EndpointStream, std::net::TcpStream) {
@@ -299,7 +335,7 @@ mod tests {
         after(&mut app);
         let read = timeout(Duration::from_millis(200), stream.read(&mut [0; 8])).await;
         assert!(read.is_ok_and(|read| read.map_or(true, |n| n == 0 || n == 6)));
-        stream.is_untouched()
+        stream.is_untouched().await
     }
 
     #[test]
@@ -316,12 +352,12 @@ mod tests {
             // A reset, without a FIN before it, of what was half read.
             let (mut stream, app) = begun().await;
             reset(&stream, app);
-            assert!(stream.read(&mut [0; 8]).await.is_err() && !stream.is_untouched());
+            assert!(stream.read(&mut [0; 8]).await.is_err() && !stream.is_untouched().await);
             // The same, told to a write: then the reader is shown an end like that of a FIN.
             let (mut stream, app) = begun().await;
             reset(&stream, app);
             assert!(timeout(Duration::ZERO, stream.write_all(b"rest")).await.is_err());
-            assert!(stream.read(&mut [0; 8]).await.is_err() && !stream.is_untouched());
+            assert!(stream.read(&mut [0; 8]).await.is_err() && !stream.is_untouched().await);
         });
     }
 }

@@ -86,7 +86,7 @@ impl AnswerBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(|_| BrokenOff)))
             }
             (Self::Connection, Some(Upstream::Http1(connection))) => connection.poll_frame(cx),
-            (Self::Connection, _) => Poll::Ready(None),
+            (Self::Connection, _) => Poll::Ready(Some(Err(BrokenOff))), // nobody asks behind its end
         }
     }
 

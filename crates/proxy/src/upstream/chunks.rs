@@ -1,6 +1,6 @@
 //! The end of an answer that comes in chunks (RFC 9112 §7.1), and what is between them.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 
@@ -68,7 +68,7 @@ impl Chunks {
                 return Ok(Part::Data(piece));
             }
             let Some(&byte) = bytes.first() else { return Ok(Part::More) };
-            let _ = bytes.split_to(1);
+            bytes.advance(1);
             if matches!(self.place, Place::Trailers) {
                 if let Some(end) = self.trailer(byte)? {
                     return Ok(end);

@@ -35,8 +35,9 @@ pub struct Answer {
     pub stays: bool,
 }
 
-/// Writes the head of a request; `body` says how its body ends, if it has one.
+/// Writes the head of a request, and in it how its body ends, if it has one.
 pub fn write<B>(request: &Request<B>, body: Option<Ends>, out: &mut Vec<u8>) {
+    let is_chunked = body == Some(Ends::Chunked);
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     let target = request.uri();
@@ -47,17 +48,16 @@ pub fn write<B>(request: &Request<B>, body: Option<Ends>, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in request.headers() {
-        // One of them says where the body ends, and nothing does where there is none.
-        let is_wrong = match body {
-            Some(Ends::Chunked) => *name == CONTENT_LENGTH,
-            _ => *name == TRANSFER_ENCODING,
-        };
-        if !is_wrong {
+        // The coding is said below, and then no length.
+        if *name != TRANSFER_ENCODING && !(is_chunked && *name == CONTENT_LENGTH) {
             out.extend_from_slice(name.as_str().as_bytes());
             out.extend_from_slice(b": ");
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
+    }
+    if is_chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -262,6 +262,10 @@ mod tests {
         request.headers_mut().remove("transfer-encoding");
         assert_eq!(request_ends(request.headers()), Ends::After(5));
         assert_eq!(written(&request, Some(Ends::After(5))), format!("{line}content-length: 5\r\n\r\n"));
+        // Whatever brought it here: what is sent in chunks says so.
+        request.headers_mut().insert("content-length", HeaderValue::from_static(""));
+        let ends = request_ends(request.headers());
+        assert_eq!(written(&request, Some(ends)), format!("{line}transfer-encoding: chunked\r\n\r\n"));
         let all = Request::options("*").body(()).unwrap();
         assert_eq!(written(&all, None), "OPTIONS * HTTP/1.1\r\n\r\n");
     }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
@@ -103,8 +103,20 @@ impl Http1 {
         self.stays = false; // until all is sent, and the answer has said it
         request.body().keep();
         let mut upload = Upload::of(&request, std::mem::take(&mut self.buffer));
-        let answer = poll_fn(|cx| self.poll_answer(&mut upload, &mut request, cx)).await;
+        let answer = poll_fn(|cx| {
+            let answer = self.poll_answer(&mut upload, &mut request, cx);
+            // On a new connection nothing comes back of which a byte was written.
+            if !was_kept && !self.stream.is_unwritten() {
+                request.body().keep_no_more();
+            }
+            answer
+        })
+        .await;
         match answer {
+            // It has agreed to something that it has not heard to its end.
+            Ok(answer) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS && !upload.is_done() => {
+                Err(Box::new(Unanswered { back: None, not_http: true }))
+            }
             Ok(answer) => {
                 request.body().keep_no_more();
                 self.stays = answer.stays && upload.is_done();
@@ -127,7 +139,7 @@ impl Http1 {
             Err(failed) => {
                 let is_untouched = match failed {
                     Failed::Body | Failed::NotHttp => false,
-                    Failed::Connection if was_kept => self.stream.is_untouched(),
+                    Failed::Connection if was_kept => self.stream.is_untouched().await,
                     Failed::Connection => self.stream.is_unwritten(),
                 };
                 let back = if is_untouched { begin_anew(request) } else { None };
@@ -174,7 +186,7 @@ impl Http1 {
                         let _ = self.rest.split_to(answer.bytes);
                         // Others of the kind are followed by the answer (RFC 9110 §15.2).
                         let status = answer.head.status;
-                        if !status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS {
+                        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                             return Poll::Ready(Ok(answer));
                         }
                     }
@@ -254,8 +266,8 @@ impl Http1 {
         }
     }
 
-    /// Told with the next look: what came before goes to the client first, so that it sees an answer that broke off, and no
-    /// connection that closed without a word.
+    /// Told with the next look: hyper sends what came before when there is no more for the moment, so that the client sees an answer
+    /// that broke off, and no connection that closed without a word.
     fn breaks_off(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         self.stays = false;
         self.answer = Body::Broken;
@@ -276,7 +288,7 @@ impl Http1 {
             let mut space = [const { MaybeUninit::uninit() }; PIECE_BYTES];
             let mut space = ReadBuf::uninit(&mut space[..PIECE_BYTES.min(most)]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
-            self.is_fast = space.remaining() == 0;
+            self.is_fast = most > PIECE_BYTES && space.remaining() == 0;
             Bytes::copy_from_slice(space.filled())
         };
         let is_more = !piece.is_empty();

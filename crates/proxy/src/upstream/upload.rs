@@ -30,17 +30,17 @@ pub struct Upload {
     /// Behind it a piece of the body, and what ends that.
     piece: Bytes,
     after: &'static [u8],
-    body: Ending,
+    body: Left,
     /// What may come behind it.
     trailers: Vec<HeaderName>,
 }
 
-/// How the body ends that is still to be asked for.
+/// What is still to be asked of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    After(u64),
-    Chunked,
-    Over,
+enum Left {
+    Bytes(u64),
+    Chunks,
+    Nothing,
 }
 
 impl Upload {
@@ -50,9 +50,10 @@ impl Upload {
         out.clear();
         head::write(request, ends, &mut out);
         let (body, trailers) = match ends {
-            Some(Ends::After(length)) => (Ending::After(length), Vec::new()),
-            Some(_) => (Ending::Chunked, announced_trailers(request.headers())),
-            None => (Ending::Over, Vec::new()),
+            Some(Ends::After(0)) => (Left::Nothing, Vec::new()),
+            Some(Ends::After(length)) => (Left::Bytes(length), Vec::new()),
+            Some(_) => (Left::Chunks, announced_trailers(request.headers())),
+            None => (Left::Nothing, Vec::new()),
         };
         Self { out, at: 0, piece: Bytes::new(), after: b"", body, trailers }
     }
@@ -63,7 +64,7 @@ impl Upload {
     }
 
     pub fn is_done(&self) -> bool {
-        self.body == Ending::Over && self.is_written()
+        self.body == Left::Nothing && self.is_written()
     }
 
     fn is_written(&self) -> bool {
@@ -79,12 +80,12 @@ impl Upload {
     ) -> Poll<Result<(), Stopped>> {
         loop {
             // The first piece goes out with the head, if it is there already.
-            let is_next = self.piece.is_empty() && self.after.is_empty() && self.body != Ending::Over;
+            let is_next = self.piece.is_empty() && self.after.is_empty() && self.body != Left::Nothing;
             let comes_later = is_next && self.poll_piece(Pin::new(&mut *body), cx)?.is_pending();
             while !self.is_written() {
                 ready!(self.poll_write(stream, cx)).map_err(|_| Stopped::Connection)?;
             }
-            if self.body == Ending::Over {
+            if self.body == Left::Nothing {
                 return Poll::Ready(Ok(()));
             }
             if comes_later {
@@ -95,13 +96,13 @@ impl Upload {
 
     /// Takes the next piece from the body.
     fn poll_piece(&mut self, body: Pin<&mut RequestBody>, cx: &mut Context<'_>) -> Result<Poll<()>, Stopped> {
-        let is_chunked = self.body == Ending::Chunked;
+        let is_chunked = self.body == Left::Chunks;
         let frame = match body.poll_frame(cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(frame) => frame.transpose().map_err(|_: BodyFault| Stopped::Body)?,
         };
         if self.at == self.out.len() {
-            (self.at, self.out) = (0, std::mem::take(&mut self.out));
+            self.at = 0;
             self.out.clear();
         }
         match frame.map(hyper::body::Frame::into_data) {
@@ -111,20 +112,20 @@ impl Upload {
                 (self.piece, self.after) = (bytes, b"\r\n");
             }
             Some(Ok(bytes)) => {
-                let Ending::After(left) = self.body else { return Err(Stopped::Body) };
+                let Left::Bytes(left) = self.body else { return Err(Stopped::Body) };
                 let left = left.checked_sub(bytes.len() as u64).ok_or(Stopped::Body)?;
-                self.body = if left == 0 { Ending::Over } else { Ending::After(left) };
+                self.body = if left == 0 { Left::Nothing } else { Left::Bytes(left) };
                 self.piece = bytes;
             }
             // Of a body with a length they are nobody's; they end it all the same.
             trailers => {
                 let trailers = trailers.and_then(|frame| frame.err()?.into_trailers().ok());
                 match self.body {
-                    Ending::Chunked => self.end_chunks(trailers.as_ref()),
-                    Ending::After(0) | Ending::Over => {}
-                    Ending::After(_) => return Err(Stopped::Body),
+                    Left::Chunks => self.end_chunks(trailers.as_ref()),
+                    Left::Bytes(0) | Left::Nothing => {}
+                    Left::Bytes(_) => return Err(Stopped::Body),
                 }
-                self.body = Ending::Over;
+                self.body = Left::Nothing;
             }
         }
         Ok(Poll::Ready(()))
