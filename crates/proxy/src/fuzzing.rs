@@ -418,7 +418,7 @@ fn read_answer<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Option<Read> {
         Some(())
     };
     let (status, ends) = loop {
-        match head::parse(&rest, &http::Method::GET).ok()? {
+        match head::parse(&rest, &http::Method::GET, &mut HeaderMap::new()).ok()? {
             Some(answer) => {
                 let _ = rest.split_to(answer.bytes);
                 match answer.head.status.as_u16() {

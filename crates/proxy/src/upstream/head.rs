@@ -72,11 +72,12 @@ pub fn request_ends(headers: &HeaderMap) -> Ends {
     }
 }
 
-/// The head that `bytes` begin with, to a request with this method; `None` if it has not come whole.
+/// The head that `bytes` begin with, to a request with this method; `None` if it has not come whole. Its fields take the room of those
+/// that are used no longer.
 ///
 /// # Errors
 /// When this is no head, or it is not clear where its body ends.
-pub fn parse(bytes: &Bytes, method: &Method) -> Result<Option<Answer>, NoHead> {
+pub fn parse(bytes: &Bytes, method: &Method, used: &mut HeaderMap) -> Result<Option<Answer>, NoHead> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -92,6 +93,8 @@ pub fn parse(bytes: &Bytes, method: &Method) -> Result<Option<Answer>, NoHead> {
     if let Some(reason) = parsed.reason.filter(|reason| status.canonical_reason() != Some(reason)) {
         head.extensions.insert(ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| NoHead)?);
     }
+    head.headers = std::mem::take(used);
+    head.headers.clear();
     head.headers.reserve(parsed.headers.len());
     let mut said = Said::default();
     for field in &*parsed.headers {
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str, method: &Method) -> Result<Option<Answer>, NoHead> {
-        parse(&Bytes::copy_from_slice(text.as_bytes()), method)
+        parse(&Bytes::copy_from_slice(text.as_bytes()), method, &mut HeaderMap::new())
     }
 
     /// How its body ends, and whether the connection stays; `None` if it is refused.

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
@@ -161,10 +161,17 @@ impl Http1 {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        self.poll_head(request.method(), cx)
+        let method = request.method().clone();
+        self.poll_head(&method, request.headers_mut(), cx)
     }
 
-    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<head::Answer, Failed>> {
+    /// `used` are the fields of the request, which does not come back once there is a head.
+    fn poll_head(
+        &mut self,
+        method: &Method,
+        used: &mut HeaderMap,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<head::Answer, Failed>> {
         loop {
             let before = self.rest.len();
             if before >= MOST_HEAD_BYTES {
@@ -179,7 +186,7 @@ impl Http1 {
                 continue;
             }
             while !self.rest.is_empty() {
-                match head::parse(&self.rest, method) {
+                match head::parse(&self.rest, method, used) {
                     Err(head::NoHead) => return Poll::Ready(Err(Failed::NotHttp)),
                     Ok(None) => break,
                     Ok(Some(answer)) => {
