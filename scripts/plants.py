@@ -45,6 +45,8 @@ PLANTS = [
     ("a program that cannot be started is started for ever", "crates/proxy/src/holder.rs",
      "            self.config.program = before;\n", "            let _ = before;\n",
      ["-p", "trundle-proxy", "--test", "upgrade", "gives_way"]),
+    ("an answer that was reset in its middle looks whole", "crates/proxy/src/upstream.rs",
+     "None if !body.is_end_stream() =>", "None if false =>", ["-p", "trundle-proxy", "--test", "http2", "reset"]),
     ("a secret is written into the template, and seen end to end", "crates/drivers/src/prepare.rs",
      "        draft.env.remove(key);\n", "        draft.env.insert(key.clone(), secret.expose().to_owned());\n",
      ["-p", "trundle", "--test", "e2e", "--", "secrets"]),

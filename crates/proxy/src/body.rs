@@ -68,6 +68,11 @@ impl RequestBody {
         self.source.borrow_mut().keep_from_here();
     }
 
+    /// It can be sent again from its beginning.
+    pub fn is_kept(&self) -> bool {
+        self.source.borrow().is_kept()
+    }
+
     pub fn keep_no_more(&self) {
         self.source.borrow_mut().keep_no_more();
     }
@@ -95,6 +100,7 @@ impl Body for RequestBody {
         if !self.source.borrow().is_read_by(self.reader) {
             return Poll::Ready(Some(Err(BodyFault::GivenUp)));
         }
+        let is_again = self.source.borrow().is_replaying();
         let Poll::Ready(mut frame) = self.source.borrow_mut().poll_frame(cx) else {
             self.client.body_waits();
             return Poll::Pending;
@@ -127,7 +133,9 @@ impl Body for RequestBody {
                 match self.left.checked_sub(bytes) {
                     Some(left) => {
                         self.left = left;
-                        self.client.bytes_went_up(bytes);
+                        if !is_again {
+                            self.client.bytes_went_up(bytes);
+                        }
                         None
                     }
                     None => Some(BodyFault::TooLarge),
@@ -155,7 +163,10 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.client.body_left();
+        // The last one who has it.
+        if Rc::strong_count(&self.source) == 1 {
+            self.client.body_left();
+        }
     }
 }
 

@@ -103,6 +103,15 @@ impl Replay {
         self.keeps
     }
 
+    pub fn is_kept(&self) -> bool {
+        self.keeps
+    }
+
+    /// What comes next was read before.
+    pub fn is_replaying(&self) -> bool {
+        self.next < self.kept.len()
+    }
+
     fn to_replay(&self) -> &[Bytes] {
         self.kept.get(self.next..).unwrap_or_default()
     }

@@ -122,8 +122,9 @@ impl EndpointStream {
     }
 }
 
-/// A reset comes back within a round trip.
-const LONGEST_PROOF: Duration = Duration::from_millis(500);
+/// A reset comes back within a round trip. Sooner than the kernel would acknowledge what an app that has ended only its own side
+/// still reads (40 ms).
+const LONGEST_PROOF: Duration = Duration::from_millis(20);
 const PROOF_PAUSE: Duration = Duration::from_millis(1);
 
 /// Whether the app can have seen a byte of the present request.

@@ -82,8 +82,12 @@ impl AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match (self, upstream) {
             (Self::Stream(body), _) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| BrokenOff)))
+                match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    Some(frame) => Poll::Ready(Some(frame.map_err(|_| BrokenOff))),
+                    // hyper takes a stream that was reset without an error for one at its end.
+                    None if !body.is_end_stream() => Poll::Ready(Some(Err(BrokenOff))),
+                    None => Poll::Ready(None),
+                }
             }
             (Self::Connection, Some(Upstream::Http1(connection))) => connection.poll_frame(cx),
             (Self::Connection, _) => Poll::Ready(Some(Err(BrokenOff))), // nobody asks behind its end

@@ -360,15 +360,44 @@ fn a_stream_that_was_refused_goes_to_another_endpoint_also_with_a_body() {
     assert!(stats.retried > 0, "{stats:?}");
 }
 
-/// A server that refuses each stream with REFUSED_STREAM, by hand.
-fn refuse_streams(mut stream: std::net::TcpStream) {
+/// An app may reset its answer in the middle and call that no error: what is there looks whole to nobody.
+#[test]
+fn an_answer_that_is_reset_without_an_error_is_not_taken_for_whole() {
+    let mut proxy = Proxy::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.route(vec![by_http2("web-1-1", listener.local_addr().unwrap())]);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // `:status: 200` (index 8 of the static table), a piece of the body, NO_ERROR.
+            let half =
+                |id| [frame(1, 4, id, &[0x88]), frame(0, 0, id, b"half"), frame(3, 0, id, &[0; 4])].concat();
+            answer_streams(stream.unwrap(), half);
+        }
+    });
+    for n in 1..=10 {
+        let answer = Http::connect(proxy.address).get("/");
+        assert!(answer.as_ref().is_none_or(|answer| answer.status == 502), "{answer:?}");
+        let stats = proxy.control.app_with(n);
+        assert_eq!(stats.crashed, n, "{stats:?}");
+    }
+}
+
+/// A frame of HTTP/2, by hand.
+fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, payload.len() as u8, kind, flags];
+    bytes.extend(id.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// REFUSED_STREAM.
+fn refuse_streams(stream: std::net::TcpStream) {
+    answer_streams(stream, |id| frame(3, 0, id, &7_u32.to_be_bytes()));
+}
+
+/// A server that answers the head of each stream with these frames.
+fn answer_streams(mut stream: std::net::TcpStream, answer: fn(u32) -> Vec<u8>) {
     use std::io::{Read, Write};
-    let frame = |kind: u8, flags: u8, id: u32, payload: &[u8]| {
-        let mut bytes = vec![0, 0, payload.len() as u8, kind, flags];
-        bytes.extend(id.to_be_bytes());
-        bytes.extend(payload);
-        bytes
-    };
     std::thread::spawn(move || {
         let mut preface = [0; 24];
         if stream.read_exact(&mut preface).is_err() || stream.write_all(&frame(4, 0, 0, &[])).is_err() {
@@ -388,8 +417,7 @@ fn refuse_streams(mut stream: std::net::TcpStream) {
             let answer = match (head[3], head[4]) {
                 (4, 0) => frame(4, 1, 0, &[]),
                 (6, 0) => frame(6, 1, 0, &payload),
-                // HEADERS: RST_STREAM with REFUSED_STREAM.
-                (1, _) => frame(3, 0, id, &7_u32.to_be_bytes()),
+                (1, _) => answer(id),
                 _ => continue,
             };
             if stream.write_all(&answer).is_err() {

@@ -139,6 +139,7 @@ impl Http1 {
             Err(failed) => {
                 let is_untouched = match failed {
                     Failed::Body | Failed::NotHttp => false,
+                    Failed::Connection if !request.body().is_kept() => false,
                     Failed::Connection if was_kept => self.stream.is_untouched().await,
                     Failed::Connection => self.stream.is_unwritten(),
                 };

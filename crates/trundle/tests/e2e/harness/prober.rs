@@ -13,7 +13,8 @@ use super::Site;
 use super::procs::{self, Proc};
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// A process gets its name by exec, on a busy machine long after it was first seen.
+/// A process gets its name by exec, on a busy machine long after it was first seen. It is looked for less and less often: of all young
+/// processes at each look would make the looks slow, and what lasts shorter than one is not seen.
 const YOUNG: Duration = Duration::from_secs(3);
 const LOOKS_FOR_A_NAME: u32 = 5;
 
@@ -84,8 +85,27 @@ pub struct Eye {
 
 struct Known {
     since: Instant,
+    /// How often a name was looked for, and when that is done next.
     looks: u32,
+    next: Instant,
     app: Option<Proc>,
+}
+
+impl Known {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { since: now, looks: 0, next: now, app: None }
+    }
+
+    fn is_to_be_named(&mut self) -> bool {
+        let (now, age) = (Instant::now(), self.since.elapsed());
+        let is_due = self.app.is_none() && now >= self.next && (age < YOUNG || self.looks < LOOKS_FOR_A_NAME);
+        if is_due {
+            self.looks += 1;
+            self.next = now + age / 2;
+        }
+        is_due
+    }
 }
 
 impl Eye {
@@ -132,11 +152,8 @@ impl Eye {
         self.connections.retain(|pid, _| pids.contains(pid));
         let mut apps = Vec::new();
         for pid in pids {
-            let known =
-                self.known.entry(pid).or_insert_with(|| Known { since: Instant::now(), looks: 0, app: None });
-            known.looks = known.looks.saturating_add(1);
-            // A look may take long on a busy machine: a name is looked for a few times in any case.
-            if known.app.is_none() && (known.since.elapsed() < YOUNG || known.looks <= LOOKS_FOR_A_NAME) {
+            let known = self.known.entry(pid).or_insert_with(Known::new);
+            if known.is_to_be_named() {
                 known.app = app_of(pid, &self.state);
             }
             let Some(app) = &known.app else { continue };
