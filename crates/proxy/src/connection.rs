@@ -332,13 +332,13 @@ impl Connection {
         if !self.answer_pending.take() {
             return;
         }
+        let now = Instant::now();
         for exchange in self.buffered.borrow_mut().drain(..) {
-            exchange.answered();
+            exchange.answered(now);
         }
         if self.has_streams() {
             return;
         }
-        let now = Instant::now();
         let is_mid_head = self.framing.borrow().is_mid_head();
         self.phase.set(if is_mid_head { Phase::Head(now) } else { Phase::Idle(now) });
     }

@@ -116,10 +116,10 @@ impl Exchange {
         }
     }
 
-    /// The client has its answer.
-    pub fn answered(mut self) {
+    /// The client has its answer, now.
+    pub fn answered(mut self, now: Instant) {
         let endpoint = self.claim.endpoint();
-        let took = self.opened_after.unwrap_or_else(|| self.started.elapsed());
+        let took = self.opened_after.unwrap_or_else(|| now.saturating_duration_since(self.started));
         endpoint.counts.answered(endpoint.version_row, took, self.status);
         if self.status >= 500 {
             endpoint.counts.app_cell(endpoint.app_row, AppCell::AppErrors).fetch_add(1, Relaxed);

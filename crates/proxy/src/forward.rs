@@ -205,13 +205,17 @@ async fn forward(
             return fail(Refusal::rejected(StatusCode::NOT_IMPLEMENTED, reason));
         }
         let protocol = if shape.websocket { Protocol::Http1 } else { endpoint.protocol };
-        let kept = if stale { None } else { worker.pools.take(&endpoint, protocol) };
+        let mut now = Instant::now();
+        let kept = if stale { None } else { worker.pools.take(&endpoint, protocol, now) };
         let was_kept = kept.is_some();
         let upstream = match kept {
             Some(upstream) => upstream,
             // What is rare is boxed: the future of each request is moved to where it runs, as large as it is.
             None => match Box::pin(worker.pools.connect(&endpoint, protocol, connect_timeout)).await {
-                Ok(upstream) => upstream,
+                Ok(upstream) => {
+                    now = Instant::now();
+                    upstream
+                }
                 Err(_) => {
                     unreachable = true;
                     tried.add(&endpoint);
@@ -225,6 +229,7 @@ async fn forward(
             continue;
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
+        client.sent_to(exchange.claim().endpoint(), now);
         match send(client, &route, exchange, request, shape, was_kept).await {
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
             Sent::Back(unsent) if was_kept => {
@@ -283,7 +288,6 @@ async fn send(
     shape: Shape,
     was_kept: bool,
 ) -> Sent {
-    client.sent_to(exchange.claim().endpoint());
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
     let answer = match upstream {
         Upstream::Http1(connection) => {

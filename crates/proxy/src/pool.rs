@@ -62,7 +62,7 @@ impl Pools {
     }
 
     /// A way that is there already: of connections that wait the newest, of those that are shared one with room.
-    pub fn take(&self, endpoint: &Arc<LiveEndpoint>, protocol: Protocol) -> Option<Upstream> {
+    pub fn take(&self, endpoint: &Arc<LiveEndpoint>, protocol: Protocol, now: Instant) -> Option<Upstream> {
         let mut pools = self.by_row.borrow_mut();
         let pool =
             pools[endpoint.row.index()].as_mut().filter(|pool| Arc::ptr_eq(&pool.endpoint, endpoint))?;
@@ -71,7 +71,7 @@ impl Pools {
             return pool.shared.iter().find_map(Shared::stream);
         }
         while let Some((mut upstream, since)) = pool.idle.pop() {
-            let waited = since.elapsed();
+            let waited = now.saturating_duration_since(since);
             if waited >= OLDEST_IDLE {
                 pool.idle.clear(); // the others are older still
                 return None;

@@ -46,7 +46,7 @@ pub async fn serve(mut client: TcpStream, state: Rc<Connection>) {
         End::Cut | End::Broken => drop(exchange.broken()),
         // The instance may be gone before this thread has heard of the cut.
         End::Instance if exchange.claim().endpoint().was_cut() => drop(exchange.broken()),
-        End::Client | End::Instance => exchange.answered(),
+        End::Client | End::Instance => exchange.answered(Instant::now()),
         End::ClientGone => exchange.abandoned(),
     }
 }

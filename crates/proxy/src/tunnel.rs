@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::net::sockopt;
@@ -137,7 +137,7 @@ where
         _ if broke => Some(exchange.broken()),
         End::Client if !client_closed => return exchange.abandoned(),
         End::Client | End::Answered | End::Endpoint => {
-            exchange.answered();
+            exchange.answered(Instant::now());
             None
         }
     };

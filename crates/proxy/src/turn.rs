@@ -125,17 +125,18 @@ impl Turn {
         self.entry.take()
     }
 
-    pub fn sent_to(&self, endpoint: &Arc<LiveEndpoint>) {
+    /// It goes there, now.
+    pub fn sent_to(&self, endpoint: &Arc<LiveEndpoint>, now: Instant) {
         self.log(|entry| entry.endpoint = Some(Arc::clone(endpoint)));
         self.row.set(Some((endpoint.row, endpoint.version_row)));
         // What was waited for before belongs to nobody's time to answer.
         self.expired.set(None);
-        self.still_waits();
+        self.still_waits(now);
     }
 
-    fn still_waits(&self) {
+    fn still_waits(&self, now: Instant) {
         if let Phase::Waiting(_) = self.phase.get() {
-            self.phase.set(Phase::Waiting(Instant::now()));
+            self.phase.set(Phase::Waiting(now));
         }
     }
 
@@ -189,7 +190,7 @@ impl Turn {
         if let Some(since) = self.body_waits.take() {
             self.body_waited.set(self.body_waited.get() + since.elapsed());
         }
-        self.still_waits();
+        self.still_waits(Instant::now());
     }
 
     /// A piece of the request's body is handed to the endpoint.
