@@ -13,8 +13,8 @@ use super::Site;
 use super::procs::{self, Proc};
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// A process gets its name by exec, on a busy machine long after it was first seen. It is looked for less and less often: of all young
-/// processes at each look would make the looks slow, and what lasts shorter than one is not seen.
+/// A process gets its name by exec, on a busy machine long after it was first seen. Those of the site are looked at each time, as long as
+/// they are young; strangers less and less often: all of them at each look would make the looks slow.
 const YOUNG: Duration = Duration::from_secs(3);
 const LOOKS_FOR_A_NAME: u32 = 5;
 
@@ -97,14 +97,18 @@ impl Known {
         Self { since: now, looks: 0, next: now, app: None }
     }
 
-    fn is_to_be_named(&mut self) -> bool {
-        let (now, age) = (Instant::now(), self.since.elapsed());
-        let is_due = self.app.is_none() && now >= self.next && (age < YOUNG || self.looks < LOOKS_FOR_A_NAME);
-        if is_due {
-            self.looks += 1;
-            self.next = now + age / 2;
+    fn is_to_be_named(&self) -> bool {
+        let is_young = self.since.elapsed() < YOUNG || self.looks < LOOKS_FOR_A_NAME;
+        self.app.is_none() && is_young && Instant::now() >= self.next
+    }
+
+    fn name(&mut self, pid: u32, state: &Path) {
+        self.looks += 1;
+        let ours = procs::read(pid).filter(|proc| procs::belongs(proc, state));
+        if ours.is_none() {
+            self.next = Instant::now() + self.since.elapsed() / 2;
         }
-        is_due
+        self.app = ours.filter(|proc| proc.app().is_some());
     }
 }
 
@@ -154,7 +158,7 @@ impl Eye {
         for pid in pids {
             let known = self.known.entry(pid).or_insert_with(Known::new);
             if known.is_to_be_named() {
-                known.app = app_of(pid, &self.state);
+                known.name(pid, &self.state);
             }
             let Some(app) = &known.app else { continue };
             if !app.lives() {
@@ -199,10 +203,6 @@ impl Eye {
             Err(_) => Said::NotReady,
         }
     }
-}
-
-fn app_of(pid: u32, state: &Path) -> Option<Proc> {
-    procs::read(pid).filter(|proc| procs::belongs(proc, state) && proc.app().is_some())
 }
 
 fn connect(port: u16) -> io::Result<TcpStream> {
