@@ -1,7 +1,7 @@
 #!/bin/sh
 # Boots Debian 12's own kernel, with control groups of version 2, in an emulator, and tries the limits of instances there: what
 # is written, what the kernel kills, what is said of it, and that no group is left. For machines that have version 1, as many CI
-# runners. By hand: it needs qemu-system-x86, busybox-static and cpio (apt), fetches a kernel of 26 MB, and takes two minutes.
+# runners. By hand: it needs qemu-system-x86, busybox-static and cpio (apt), fetches a kernel of 26 MB, and takes some 20 s beside that.
 #
 #   scripts/debian-kernel.sh [target/debug/trundle]
 set -eu

@@ -53,7 +53,7 @@ pub fn prepare(
         return Err(Refusal::rejected(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than allowed\n"));
     }
     set_target(&mut head, connection)?;
-    say_length_once(&mut head.headers);
+    headers::say_length_once(&mut head.headers);
     if connection.has_streams() {
         join_cookies(&mut head.headers);
     }
@@ -110,15 +110,6 @@ fn check_lengths(headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(Refusal::bad("the Content-Length is no number, or two\n"));
     }
     Ok(())
-}
-
-/// They are equal by now.
-fn say_length_once(headers: &mut HeaderMap) {
-    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
-        && let Some(length) = headers.get(CONTENT_LENGTH).cloned()
-    {
-        headers.insert(CONTENT_LENGTH, length);
-    }
 }
 
 /// HTTP/1.0 knows none, and there it is passed over (RFC 9110 §10.1.1).

@@ -50,12 +50,6 @@ pub fn is_chunked_at_most(headers: &HeaderMap) -> bool {
         && encodings.next().is_none()
 }
 
-/// Whether it is clear where a response ends (RFC 9112 §6.3): one length or one coding, and not both.
-pub fn is_response_clear(headers: &HeaderMap) -> bool {
-    is_chunked_at_most(headers)
-        && !(headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH))
-}
-
 /// Makes the headers of a client's request those of ours to the endpoint. False: one of them could pass for a length or a coding
 /// with somebody behind us, and the request must be refused.
 #[must_use]
@@ -120,10 +114,14 @@ pub fn to_client(headers: &mut HeaderMap) {
     if seen.hop_by_hop {
         remove_hop_by_hop(headers);
     }
-    // Twice the same, as two lines or as a list; where there is no body anything.
-    let one = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+    say_length_once(headers);
+}
+
+/// A length that is said twice, as two lines or as a list, is the same by now; where there is no body it may be anything.
+pub fn say_length_once(headers: &mut HeaderMap) {
+    let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| !one(length))
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| !is_number(length))
     {
         let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let length = length.and_then(|length| length.split(',').next()?.trim().parse::<u64>().ok());

@@ -358,6 +358,26 @@ fn a_stream_that_was_refused_goes_to_another_endpoint_also_with_a_body() {
     let stats = proxy.control.app_with(20);
     assert_eq!((stats.lost, stats.crashed), (0, 0));
     assert!(stats.retried > 0, "{stats:?}");
+    let sent: usize = (0..20).map(|n| format!("body {n}").len()).sum();
+    assert_eq!(stats.bytes_up.values().sum::<u64>(), sent as u64, "what goes up again is the same bytes");
+}
+
+/// The app has begun to answer and waits for the rest, as its client does for the end of the answer.
+#[test]
+fn a_client_that_stops_in_the_middle_of_its_body_is_given_up_though_it_is_being_answered() {
+    let mut proxy = Proxy::start_with(|app| app.limits.idle_timeout_ms = 500);
+    let (open, _answers) = mpsc::unbounded_channel();
+    let app = Http2App::start(10, move |request| {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        open.send((request, sender)).unwrap();
+        async move { Response::new(stream_of(receiver)) }
+    });
+    proxy.route(vec![by_http2("web-1-1", app.address)]);
+    let mut http = Http::connect(proxy.address);
+    http.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
+    let began = std::time::Instant::now();
+    assert!(http.answer().is_none(), "it does not end well");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 /// An app may reset its answer in the middle and call that no error: what is there looks whole to nobody.

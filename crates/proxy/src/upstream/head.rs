@@ -50,15 +50,19 @@ pub fn write<B>(request: &Request<B>, body: Option<Ends>, out: &mut Vec<u8>) {
     for (name, value) in request.headers() {
         // The coding is said below, and then no length.
         if *name != TRANSFER_ENCODING && !(is_chunked && *name == CONTENT_LENGTH) {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
+            write_field(name, value, out);
         }
     }
     if is_chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
+    out.extend_from_slice(b"\r\n");
+}
+
+pub fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

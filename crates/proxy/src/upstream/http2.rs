@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{AnswerBody, Ending, Unanswered, Upstream};
 use crate::body::RequestBody;
-use crate::headers::is_response_clear;
 use crate::replay::Again;
 
 /// What an endpoint may send before its client has taken it: of one stream, and of all.
@@ -84,11 +83,11 @@ impl Stream {
         // An endpoint may say of any of its streams that it did not look at it.
         let again = Again::of(&request);
         match self.sender.try_send_request(request).await {
-            Ok(response) if is_response_clear(response.headers()) => {
+            // `h2` takes no coding, and no other length than there are bytes: it is clear where this ends.
+            Ok(response) => {
                 again.forget();
                 Ok(response.map(AnswerBody::Stream))
             }
-            Ok(_) => Err(Box::new(Unanswered { back: None, not_http: true })),
             Err(mut error) => {
                 let untouched = is_refused(error.error());
                 let back = error.take_message().or_else(|| again.request().filter(|_| untouched));

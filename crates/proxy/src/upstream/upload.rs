@@ -134,10 +134,7 @@ impl Upload {
     fn end_chunks(&mut self, trailers: Option<&HeaderMap>) {
         self.out.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| self.trailers.contains(name)) {
-            self.out.extend_from_slice(name.as_str().as_bytes());
-            self.out.extend_from_slice(b": ");
-            self.out.extend_from_slice(value.as_bytes());
-            self.out.extend_from_slice(b"\r\n");
+            head::write_field(name, value, &mut self.out);
         }
         self.out.extend_from_slice(b"\r\n");
     }
