@@ -32,7 +32,8 @@ pub fn find(path: &str, folder: &Path) -> Option<String> {
 }
 
 pub fn answer(client: &Turn, text: String) -> Response<ResponseBody> {
-    let said = Refusal { status: StatusCode::OK, class: AppCell::Rejected, reason: text, close: false };
+    let said =
+        Refusal { status: StatusCode::OK, class: AppCell::Rejected, reason: text, close: false, vary: None };
     let mut response = said.answer(client);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     response

@@ -63,6 +63,40 @@ impl Kind {
     }
 }
 
+/// What came of requests that could have met either of two versions. Each may be of any class besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mixed {
+    /// Asked for a version, and got it.
+    Asked,
+    /// Asked for a version that nobody served.
+    AskedGone,
+    /// Would have gone back to an older version than its client had seen.
+    Held,
+    /// Went back, as the newer version had nobody.
+    WentBack,
+    /// Had nothing at one version, and was served by another.
+    Across,
+    /// Had nothing at any of them.
+    Missing,
+}
+
+impl Mixed {
+    pub const ALL: [Self; 6] =
+        [Self::Asked, Self::AskedGone, Self::Held, Self::WentBack, Self::Across, Self::Missing];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::AskedGone => "asked_gone",
+            Self::Held => "held_from_going_back",
+            Self::WentBack => "went_back",
+            Self::Across => "across_versions",
+            Self::Missing => "missing_everywhere",
+        }
+    }
+}
+
 /// A word of an app's row.
 #[derive(Debug, Clone, Copy)]
 pub enum AppCell {
@@ -80,6 +114,10 @@ pub enum AppCell {
     /// Of those that were told or cut, the ones of this kind.
     ToldOf(Kind),
     CutOf(Kind),
+    Mixed(Mixed),
+    /// Of the window whose number this is, below which place clients have been with the newest version.
+    WindowNumber,
+    WindowReached,
 }
 
 impl AppCell {
@@ -92,7 +130,13 @@ impl AppCell {
             Self::Told | Self::ToldOf(_) => "told",
             Self::Rejected => "rejected",
             Self::Lost(_) => "lost",
-            Self::AppErrors | Self::Retried | Self::Forgotten | Self::Held => "answered",
+            Self::AppErrors
+            | Self::Retried
+            | Self::Forgotten
+            | Self::Held
+            | Self::Mixed(_)
+            | Self::WindowNumber
+            | Self::WindowReached => "answered",
         }
     }
 
@@ -111,6 +155,9 @@ impl AppCell {
             // An app's row has no histogram: its room is there for more of these.
             Self::ToldOf(kind) => 32 + kind as usize,
             Self::CutOf(kind) => 48 + kind as usize,
+            Self::Mixed(what) => 64 + what as usize,
+            Self::WindowNumber => 96,
+            Self::WindowReached => 97,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::table::{Limits, Listen, Protocol};
 use crate::trust::Peer;
 use crate::tunnel::Tunnel;
 use crate::turn::Turn;
+use crate::window::Token;
 use crate::worker::{Door, Worker};
 
 pub use deadlines::{NEVER, Verdict};
@@ -73,6 +74,8 @@ pub struct Connection {
     /// A WebSocket that was agreed to: it begins where HTTP has ended.
     tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
+    /// What its client keeps for us, as it was read last: most come with the same again.
+    known: RefCell<Option<(Box<[u8]>, Token)>>,
     /// Of the app that has the address, what is open.
     open: Arc<Open>,
     /// As what it counts among those that are open.
@@ -106,6 +109,7 @@ impl Connection {
             killed: Cell::default(),
             tunnel: RefCell::default(),
             waker: RefCell::default(),
+            known: RefCell::default(),
             open: Arc::default(),
             counted: RefCell::default(),
             door,
@@ -117,6 +121,17 @@ impl Connection {
         let new = Self { open, ..self };
         new.counts_as(What::Http1);
         new
+    }
+
+    /// What this text of its client says, which is read with this if it is another one than before.
+    pub fn knows(&self, text: &[u8], read: impl FnOnce() -> Option<Token>) -> Option<Token> {
+        let mut known = self.known.borrow_mut();
+        if let Some((_, token)) = known.as_ref().filter(|(of, _)| **of == *text) {
+            return Some(*token);
+        }
+        let token = read()?;
+        *known = Some((text.into(), token));
+        Some(token)
     }
 
     /// From now on it counts as this.

@@ -167,6 +167,24 @@ impl Counts {
         self.word(Self::version_at(app) + CELLS + cell.offset())
     }
 
+    /// Below which place clients of this window have been with the newest version; 0 in another window.
+    pub fn reached(&self, app: VersionRow, window: u64) -> u32 {
+        let is_of_it = self.app_cell(app, AppCell::WindowNumber).load(Relaxed) == window;
+        let reached = self.app_cell(app, AppCell::WindowReached).load(Relaxed);
+        if is_of_it { u32::try_from(reached).unwrap_or(0) } else { 0 }
+    }
+
+    /// For the process that serves. One that dies in between leaves a window in which nobody has reached anything.
+    pub fn note_reached(&self, app: VersionRow, (window, reached): (u64, u32)) {
+        let (number, place) =
+            (self.app_cell(app, AppCell::WindowNumber), self.app_cell(app, AppCell::WindowReached));
+        if number.load(Relaxed) != window {
+            place.store(0, SeqCst);
+            number.store(window, SeqCst);
+        }
+        place.store(u64::from(reached), SeqCst);
+    }
+
     pub fn version_cell(&self, version: VersionRow, cell: VersionCell) -> &AtomicU64 {
         self.word(Self::version_at(version) + CELLS + cell.offset())
     }

@@ -30,6 +30,8 @@ use crate::slots::Slot;
 use crate::store::{self, TableFile};
 use crate::table::{App, Listen, Table};
 use crate::tls::Tls;
+use crate::window::Draws;
+use crate::window::keys::KeyFile;
 use crate::worker::{Command, Door, Shared};
 
 use prepare::Prepared;
@@ -58,6 +60,9 @@ pub struct Director {
     logs: BTreeMap<String, Arc<Log>>,
     /// There once there is something to write.
     log_writer: Option<(Writer, Receiver<()>)>,
+    /// Of each app that has several versions at times, how its clients are drawn.
+    draws: BTreeMap<String, Arc<Draws>>,
+    keys: KeyFile,
     /// Certificates in force, by app.
     tls: BTreeMap<String, Arc<Tls>>,
     /// In no table any more, and not yet idle.
@@ -81,6 +86,7 @@ impl Director {
         state_dir: &Path,
         others: Vec<Slot>,
         shared: Arc<Shared>,
+        keys: KeyFile,
         sockets: Sockets,
         workers: Vec<mpsc::UnboundedSender<Command>>,
     ) -> Self {
@@ -99,6 +105,8 @@ impl Director {
             open: BTreeMap::new(),
             logs: BTreeMap::new(),
             log_writer: None,
+            draws: BTreeMap::new(),
+            keys,
             tls: BTreeMap::new(),
             departed: Vec::new(),
             settling: Settling::default(),
@@ -211,6 +219,18 @@ impl Director {
         }
     }
 
+    /// Keys that a person has put into the file count from now on.
+    pub fn renew_keys(&mut self) {
+        match self.keys.renewed() {
+            None => {}
+            Some(Ok(keys)) => {
+                self.shared.keys.store(Arc::new(keys));
+                log_line!("trundle proxy: the keys were read anew");
+            }
+            Some(Err(why)) => log_line!("trundle proxy: the keys were not read: {why}; those before stay"),
+        }
+    }
+
     fn enforce(&mut self, table: Table, prepared: Prepared) {
         let states = || {
             table.apps.iter().flat_map(|app| {
@@ -225,6 +245,7 @@ impl Director {
         }
         let is_here = |name: &String| table.apps.iter().any(|app| app.app == *name);
         self.holds.retain(|name, _| is_here(name));
+        self.draws.retain(|name, _| is_here(name));
         self.open.retain(|name, open| is_here(name) || open.is_any());
         self.open_logs(&table);
         let snapshot = self.snapshot(&table, &prepared);

@@ -26,6 +26,7 @@
 //! A row may go to another endpoint while another process still looks at this one; so the flag has the row's binding
 //! beside it, and with a binding that is not its own an endpoint is removed.
 
+use std::hash::Hasher as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -35,6 +36,7 @@ use tokio::sync::Notify;
 
 use crate::counts::{Counts, EndpointRow, VersionRow};
 use crate::table::{Endpoint, EndpointState, Protocol};
+use crate::window::Fnv;
 
 /// The lowest bits of the word, below the binding.
 const FLAG_BITS: u32 = 8;
@@ -67,6 +69,9 @@ pub struct LiveEndpoint {
     pub id: String,
     pub incarnation: String,
     pub version: String,
+    pub revision: u32,
+    /// Of its id and its incarnation, the same in every process.
+    pub name_hash: u64,
     pub version_value: HeaderValue,
     pub address: SocketAddr,
     pub protocol: Protocol,
@@ -98,7 +103,13 @@ pub struct Rows {
 impl LiveEndpoint {
     /// Nothing may be claimed before the table that names it is in force: a row that was just bound says Removed.
     pub fn new(app: Arc<str>, endpoint: &Endpoint, rows: Rows, idle: Arc<Notify>) -> Self {
+        let mut name = Fnv::default();
+        name.write(endpoint.id.as_bytes());
+        name.write(&[0]);
+        name.write(endpoint.incarnation.as_bytes());
         Self {
+            revision: endpoint.revision,
+            name_hash: name.finish(),
             binding: rows.counts.binding(rows.endpoint),
             app,
             id: endpoint.id.clone(),
@@ -231,6 +242,15 @@ pub mod tests {
 
     /// An endpoint with counts in a temporary file.
     pub fn endpoint(counts: &Arc<Counts>, id: &str, address: &str) -> Arc<LiveEndpoint> {
+        of(counts, id, 1, address)
+    }
+
+    /// One of this revision, which nobody listens for.
+    pub fn endpoint_of(counts: &Arc<Counts>, id: &str, revision: u32) -> Arc<LiveEndpoint> {
+        of(counts, id, revision, "127.0.0.1:1")
+    }
+
+    fn of(counts: &Arc<Counts>, id: &str, revision: u32, address: &str) -> Arc<LiveEndpoint> {
         let rows = Rows {
             counts: Arc::clone(counts),
             app: counts.bind_app("web", &[]).unwrap(),
@@ -240,8 +260,8 @@ pub mod tests {
         let told = Endpoint {
             id: id.into(),
             incarnation: "a".into(),
-            version: "1".into(),
-            revision: 1,
+            version: revision.to_string(),
+            revision,
             address: address.parse().unwrap(),
             protocol: Protocol::default(),
             weight: 1,

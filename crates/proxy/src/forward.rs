@@ -22,11 +22,11 @@ use crate::access::Entry;
 use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::challenge;
-use crate::classes::{AppCell, Lost};
+use crate::classes::{AppCell, Lost, Mixed};
 use crate::connection::Connection;
 use crate::counts::VersionRow;
 use crate::endless::Endless;
-use crate::endpoint::Flag;
+use crate::endpoint::{Flag, LiveEndpoint};
 use crate::exchange::Exchange;
 use crate::headers;
 use crate::hold::Held;
@@ -39,6 +39,8 @@ use crate::tunnel::Tunnel;
 use crate::turn::{Expired, Turn};
 use crate::upgrade;
 use crate::upstream::{AnswerBody, Upstream};
+use crate::window::across::{Copy, elsewhere};
+use crate::window::{How, Wish};
 
 /// Between two tries to reach somebody who is in the table.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -52,9 +54,20 @@ pub const LOOK_BEHIND: Duration = Duration::from_millis(25);
 #[error("the client has gone away")]
 pub struct Gone;
 
+/// What was known of a request before it was sent to anybody.
+struct Known {
+    shape: Shape,
+    /// Where several versions may serve: which it shall get.
+    wish: Option<Wish>,
+    /// It may be sent to another version as well.
+    copy: Option<Box<Copy>>,
+}
+
 /// What became of one try.
 enum Sent {
     Answered(Response<ResponseBody>),
+    /// What one version has not, another may have.
+    Missing(Box<(Exchange, Response<AnswerBody>)>),
     /// Not a byte was written: here it is again.
     Back(Request<RequestBody>),
     /// Already counted.
@@ -118,7 +131,7 @@ async fn answer(
     match forward(&client, &route, request, shape, started).await {
         Sent::Answered(response) => Ok(response),
         Sent::Failed(refusal) => Ok(refusal.answer(&client)),
-        Sent::Back(_) | Sent::Gone => Err(Gone),
+        Sent::Missing(_) | Sent::Back(_) | Sent::Gone => Err(Gone),
     }
 }
 
@@ -163,6 +176,16 @@ async fn forward(
     };
     let connect_timeout = Duration::from_millis(route.limits.connect_timeout_ms);
     let mut route = Arc::clone(route);
+    let mut known = Known { shape, wish: None, copy: None };
+    if let Some(window) = &route.window {
+        let wish = Wish::of(window, request.headers(), request.uri().path(), connection);
+        if let Some(refusal) = window.refuses(&wish) {
+            counts.app_cell(route.app_row, AppCell::Mixed(Mixed::AskedGone)).fetch_add(1, Relaxed);
+            return fail(refusal);
+        }
+        known.copy = Copy::of(window, &wish, &request, shape).map(Box::new);
+        known.wish = Some(wish);
+    }
     let mut tried = Tried::default();
     let mut unreachable = false;
     // A kept connection failed: from then on only new ones are used.
@@ -170,9 +193,12 @@ async fn forward(
     let mut held = None;
     let mut behind = 0;
     loop {
-        let claim =
-            if tried.is_full() { None } else { route.choose(&mut worker.random.borrow_mut(), &tried) };
-        let Some(claim) = claim else {
+        let chosen = if tried.is_full() {
+            None
+        } else {
+            route.choose_for(known.wish.as_ref(), &mut worker.random.borrow_mut(), &tried)
+        };
+        let Some((claim, how)) = chosen else {
             // A newer table may have taken all of ours away, and brought others, since we looked.
             let newest = worker.shared.snapshot.load().apps.get(&route.app).cloned();
             match newest {
@@ -230,7 +256,17 @@ async fn forward(
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
         client.sent_to(exchange.claim().endpoint(), now);
-        match send(client, &route, exchange, request, shape, was_kept).await {
+        match send(client, &route, exchange, request, &known, was_kept).await {
+            Sent::Missing(first) => {
+                count_how(connection, &route, how);
+                let (exchange, response) = match (&known.copy, &route.window) {
+                    (Some(copy), Some(window)) => {
+                        Box::pin(elsewhere(client, &route, window, copy, *first)).await
+                    }
+                    _ => *first,
+                };
+                return Sent::Answered(passed(client, &route, &known, exchange, response));
+            }
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
             Sent::Back(unsent) if was_kept => {
                 request = unsent;
@@ -241,7 +277,25 @@ async fn forward(
                 unreachable = true;
                 tried.add(&endpoint);
             }
-            sent @ (Sent::Answered(_) | Sent::Failed(_) | Sent::Gone) => return sent,
+            sent @ (Sent::Answered(_) | Sent::Failed(_) | Sent::Gone) => {
+                count_how(connection, &route, how);
+                return sent;
+            }
+        }
+    }
+}
+
+/// How it came to its version, where it could have been another one.
+fn count_how(connection: &Connection, route: &Route, how: How) {
+    let counts = &connection.worker.shared.counts;
+    for (is_so, what) in [
+        (how.asked, Mixed::Asked),
+        (how.gone, Mixed::AskedGone),
+        (how.held, Mixed::Held),
+        (how.back, Mixed::WentBack),
+    ] {
+        if is_so {
+            counts.app_cell(route.app_row, AppCell::Mixed(what)).fetch_add(1, Relaxed);
         }
     }
 }
@@ -285,9 +339,10 @@ async fn send(
     route: &Route,
     mut exchange: Exchange,
     mut request: Request<RequestBody>,
-    shape: Shape,
+    known: &Known,
     was_kept: bool,
 ) -> Sent {
+    let shape = known.shape;
     let Some(upstream) = exchange.upstream() else { return Sent::Back(request) };
     let answer = match upstream {
         Upstream::Http1(connection) => {
@@ -305,13 +360,16 @@ async fn send(
     match answer {
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if shape.websocket && upgrade::is_agreed(response.headers()) {
-                opened(client, route, exchange, response)
+                opened(client, route, known, exchange, response)
             } else {
                 // Nobody asked to switch: bytes after this would be anything.
                 bad_response(exchange)
             }
         }
-        Ok(Ok(response)) => Sent::Answered(passed(client, route, exchange, response)),
+        Ok(Ok(response)) if known.copy.is_some() && response.status() == StatusCode::NOT_FOUND => {
+            Sent::Missing(Box::new((exchange, response)))
+        }
+        Ok(Ok(response)) => Sent::Answered(passed(client, route, known, exchange, response)),
         Ok(Err(unanswered)) => match unanswered.back {
             Some(request) => {
                 exchange.undo();
@@ -335,7 +393,7 @@ async fn send(
 }
 
 /// The answer, or what there is no more time for: the deadline is the client's, which wakes us when it is over.
-fn in_time<F: Future>(
+pub fn in_time<F: Future>(
     client: &Turn,
     mut answer: Pin<&mut F>,
 ) -> impl Future<Output = Result<F::Output, Expired>> {
@@ -374,14 +432,14 @@ fn broken(client: &Turn, exchange: Exchange, not_http: bool) -> Sent {
         AppCell::Cut => format!("an instance of {app} was stopped before it had answered\n"),
         _ => format!("an instance of {app} ended before it had answered\n"),
     };
-    Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
+    Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true, vary: None })
 }
 
 fn bad_response(exchange: Exchange) -> Sent {
     let class = AppCell::Lost(Lost::BadResponse);
     let reason = format!("an instance of {} answered with something that is not HTTP\n", app_of(&exchange));
     exchange.failed(class);
-    Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true })
+    Sent::Failed(Refusal { status: StatusCode::BAD_GATEWAY, class, reason, close: true, vary: None })
 }
 
 fn app_of(exchange: &Exchange) -> Arc<str> {
@@ -389,14 +447,18 @@ fn app_of(exchange: &Exchange) -> Arc<str> {
 }
 
 /// Hands on that the endpoint has agreed; the WebSocket begins when the client's kernel has this.
-fn opened(client: &Rc<Turn>, route: &Route, mut exchange: Exchange, response: Response<AnswerBody>) -> Sent {
+fn opened(
+    client: &Rc<Turn>,
+    route: &Route,
+    known: &Known,
+    mut exchange: Exchange,
+    response: Response<AnswerBody>,
+) -> Sent {
     let (mut head, _) = response.into_parts();
     let Some((endpoint, early)) = exchange.open() else { return bad_response(exchange) };
     headers::to_client(&mut head.headers);
     upgrade::ask(&mut head.headers);
-    if let Some(name) = &route.version_header {
-        head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
-    }
+    say_which(client, route, known, exchange.claim().endpoint(), &mut head.headers);
     name_it(client, &mut head.headers);
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -410,6 +472,7 @@ fn opened(client: &Rc<Turn>, route: &Route, mut exchange: Exchange, response: Re
 fn passed(
     client: &Rc<Turn>,
     route: &Route,
+    known: &Known,
     mut exchange: Exchange,
     response: Response<AnswerBody>,
 ) -> Response<ResponseBody> {
@@ -419,9 +482,7 @@ fn passed(
     client.log(|entry| entry.status = head.status.as_u16());
     let endless = Endless::of(&head, exchange.claim().endpoint(), &client.connection);
     headers::to_client(&mut head.headers);
-    if let Some(name) = &route.version_header {
-        head.headers.insert(name.clone(), exchange.claim().endpoint().version_value.clone());
-    }
+    say_which(client, route, known, exchange.claim().endpoint(), &mut head.headers);
     name_it(client, &mut head.headers);
     if let Some(hsts) = route.secure.hsts.as_ref().filter(|_| client.connection.is_secure) {
         head.headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
@@ -434,6 +495,17 @@ fn passed(
         exchange.set_kind(endless.kind());
     }
     Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), endless))
+}
+
+/// The client learns which version has answered, and what it shall keep of it.
+fn say_which(client: &Turn, route: &Route, known: &Known, from: &LiveEndpoint, headers: &mut HeaderMap) {
+    if let Some(name) = &route.version_header {
+        headers.insert(name.clone(), from.version_value.clone());
+    }
+    if let (Some(window), Some(wish)) = (&route.window, &known.wish) {
+        let connection = &client.connection;
+        window.tell(wish, from, &connection.worker, headers, connection.is_secure);
+    }
 }
 
 /// The client learns by which name its request is in the logs, unless the app has said it.

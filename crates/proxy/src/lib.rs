@@ -6,7 +6,7 @@
 //!
 //! Code map: [`table`], [`control`], [`stats`] are what others see. `director` puts tables in force, `conversations` answers the
 //! control socket, `succession` and `slots` let one proxy take over from another; `worker` threads accept; `connection`, `watched`, `forward`, `headers`, `pool`, `upstream`, `stream`, `body` carry
-//! requests, `tcp` carries bytes that are no HTTP, `sites` says whose a request is, `challenge` and `maintenance` answer in an app's place, `request_id` names a request, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain, `settle` lets those come back who were told; `counts` survives the process,
+//! requests, `tcp` carries bytes that are no HTTP, `sites` says whose a request is, `window` which version it gets while several serve, `choice` which endpoint, `challenge` and `maintenance` answer in an app's place, `request_id` names a request, `linger` lets early answers arrive, `hold` lets requests wait for an instance; `endpoint` holds the proof of a drain, `settle` lets those come back who were told; `counts` survives the process,
 //! `classes` names what it counts, `open` what is open now, `access` writes a line for each request; `holder` keeps the listening sockets.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -31,6 +31,7 @@ mod binary;
 mod body;
 mod calls;
 mod challenge;
+mod choice;
 mod classes;
 mod connection;
 mod conversations;
@@ -78,6 +79,7 @@ mod upgrade;
 mod upstream;
 mod watched;
 mod websocket;
+mod window;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -94,8 +96,8 @@ pub use sites::{check_host, check_path};
 use slots::Slot;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
 pub use table::{
-    AccessFormat, AccessLog, App, Endpoint, EndpointState, Limits, Listen, Maintenance, PROTOCOL, Protocol,
-    Table, TlsFiles,
+    AccessFormat, AccessLog, App, Endpoint, EndpointState, Field, Limits, Listen, Maintenance, PROTOCOL,
+    Protocol, Rule, Sticky, Table, TlsFiles, Traffic, Wanted, WhenGone,
 };
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";

@@ -26,6 +26,7 @@ use crate::lock::Lock;
 use crate::routes::Snapshot;
 use crate::slots::{self, Slot};
 use crate::spans::Spans;
+use crate::window::keys::KeyFile;
 use crate::worker::{self, Shared};
 use crate::{listen, lock, succession};
 
@@ -63,7 +64,11 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
         Counts::open(&config.state_dir.join(crate::COUNTS), taken.slot, |slot| others.contains(&slot))
             .map_err(state_dir)?;
     note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
+    let mut key_file = KeyFile::new(&config.state_dir);
+    let (keys, note) = key_file.open();
+    note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
     let shared = Arc::new(Shared {
+        keys: ArcSwap::from_pointee(keys),
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         counts: Arc::new(counts),
         spans: Spans::from_environment(),
@@ -75,7 +80,8 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
         commands.push(sender);
         threads.push(thread);
     }
-    let mut director = Director::new(&config.state_dir, others, Arc::clone(&shared), sockets, commands);
+    let mut director =
+        Director::new(&config.state_dir, others, Arc::clone(&shared), key_file, sockets, commands);
     director.load();
 
     let runtime = Builder::new_current_thread()
@@ -186,7 +192,11 @@ async fn until_the_end(director: &RefCell<Director>, wishes: &Wishes, signals: &
     let mut renewal = tokio::time::interval(RENEW_EVERY);
     loop {
         tokio::select! {
-            _ = renewal.tick() => director.borrow_mut().renew_certificates(),
+            _ = renewal.tick() => {
+                let mut director = director.borrow_mut();
+                director.renew_certificates();
+                director.renew_keys();
+            }
             () = idle.notified() => director.borrow_mut().tell_drained(),
             () = looking(director) => director.borrow_mut().look_again(),
             // To look again from now on.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::net::SocketAddr;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, VARY};
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -35,11 +35,13 @@ pub struct Refusal {
     pub reason: String,
     /// The connection ends with it.
     pub close: bool,
+    /// What else might have been answered depends on these headers.
+    pub vary: Option<HeaderValue>,
 }
 
 impl Refusal {
     pub fn rejected(status: StatusCode, reason: &str) -> Self {
-        Self { status, class: AppCell::Rejected, reason: reason.to_owned(), close: true }
+        Self { status, class: AppCell::Rejected, reason: reason.to_owned(), close: true, vary: None }
     }
 
     pub fn bad(reason: &str) -> Self {
@@ -47,13 +49,13 @@ impl Refusal {
     }
 
     pub fn lost(status: StatusCode, why: Lost, reason: String) -> Self {
-        Self { status, class: AppCell::Lost(why), reason, close: false }
+        Self { status, class: AppCell::Lost(why), reason, close: false, vary: None }
     }
 
     /// Nobody shall come in. The connection goes on.
     pub fn closed() -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { status, class: AppCell::Rejected, reason: String::new(), close: false }
+        Self { status, class: AppCell::Rejected, reason: String::new(), close: false, vary: None }
     }
 
     /// As the answer to a request.
@@ -72,6 +74,9 @@ impl Refusal {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(vary) = self.vary {
+            headers.insert(VARY, vary);
         }
         if let Some(id) = client.request_id() {
             headers.insert(REQUEST_ID, id.clone());

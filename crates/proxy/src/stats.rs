@@ -46,6 +46,10 @@ pub struct AppStats {
     pub retried: u64,
     /// Requests that waited for an instance while there was none; what became of them is counted as of all others.
     pub held: u64,
+    /// Of requests that could have met either of two versions: `asked` for one and got it, `asked_gone` for one that nobody served,
+    /// `held_from_going_back` to an older version than the client had seen, `went_back` because the newer had nobody,
+    /// `across_versions` served by another version than the one that had nothing, `missing_everywhere`.
+    pub mixed: BTreeMap<String, u64>,
     /// Complete answers per version.
     pub by_version: BTreeMap<String, u64>,
     pub lost_by_reason: BTreeMap<String, u64>,

@@ -3,12 +3,16 @@
 //! These are the types on the control socket and in `STATE_DIR/proxy-table.json`. They hold addresses, weights
 //! and labels, and never the reason why an endpoint is in a given state.
 
+pub mod traffic;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use traffic::{Field, Rule, Sticky, Traffic, Wanted, WhenGone};
 
 /// The version of the control protocol and of the table. This one and the one before it are accepted.
 pub const PROTOCOL: u32 = 1;
@@ -80,6 +84,9 @@ pub struct App {
     /// New requests are answered with this, and reach nobody. What is in flight goes on.
     #[serde(default)]
     pub maintenance: Option<Maintenance>,
+    /// Which version a request gets, where that matters.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
 }
@@ -328,6 +335,7 @@ impl App {
             access_log: None,
             challenges: None,
             maintenance: None,
+            traffic: None,
             endpoints: Vec::new(),
         }
     }
@@ -344,6 +352,9 @@ impl App {
         self.hosts.iter().try_for_each(|host| crate::sites::check_host(host))?;
         self.paths.iter().try_for_each(|path| crate::sites::check_path(path))?;
         self.limits.validate().map_err(|reason| format!("limits of app `{}`: {reason}", self.app))?;
+        if let Some(traffic) = &self.traffic {
+            traffic.validate().map_err(|reason| format!("traffic of app `{}`: {reason}", self.app))?;
+        }
         if self.tls.is_none() && self.listen.iter().any(|listen| matches!(listen, Listen::Https(_))) {
             return Err(format!("app `{}` has an address with TLS, and no certificate", self.app));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::classes::{AppCell, Kind, Lost, VersionCell};
+use crate::classes::{AppCell, Kind, Lost, Mixed, VersionCell};
 use crate::counts::{Counts, VersionRow};
 use crate::endpoint::LiveEndpoint;
 use crate::open::Open;
@@ -56,6 +56,11 @@ fn app(counts: &Counts, name: &str, row: VersionRow) -> AppStats {
         held: cell(AppCell::Held),
         told_by_kind: by_kind(|kind| cell(AppCell::ToldOf(kind))),
         cut_by_kind: by_kind(|kind| cell(AppCell::CutOf(kind))),
+        mixed: Mixed::ALL
+            .into_iter()
+            .map(|what| (what.name().to_owned(), cell(AppCell::Mixed(what))))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
         ..AppStats::default()
     };
     for reason in Lost::ALL {

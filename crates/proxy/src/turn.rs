@@ -95,6 +95,10 @@ impl Turn {
 
     // --- told by the service --------------------------------------------------------------------------------------
 
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// It is known whose it is, and so how long may be waited.
     pub fn belongs_to(&self, limits: &Limits) {
         self.patience.set(Patience::of(limits));

@@ -28,11 +28,13 @@ use crate::spans::Spans;
 use crate::table::{Limits, Listen};
 use crate::tcp;
 use crate::trust::Peer;
+use crate::window::keys::Keys;
 
 /// What all threads see.
 pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub counts: Arc<Counts>,
+    pub keys: ArcSwap<Keys>,
     pub spans: Option<Spans>,
 }
 

@@ -14,7 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("trundle-engine", &["trundle-core", "trundle-crashpoint"]),
     ("trundle-tls", &[]),
     ("trundle-drivers", &["trundle-core", "trundle-crashpoint", "trundle-engine", "trundle-tls"]),
-    ("trundle-proxy", &["trundle-crashpoint", "trundle-tls"]),
+    ("trundle-versions", &[]),
+    ("trundle-proxy", &["trundle-crashpoint", "trundle-tls", "trundle-versions"]),
     ("trundle-sim", &["trundle-core", "trundle-engine"]),
     (
         "trundle",

@@ -9,19 +9,24 @@ use http::{HeaderName, HeaderValue};
 use super::Director;
 use super::prepare::Prepared;
 use crate::access::{Log, Writer};
+use crate::choice::Choice;
 use crate::hold::Hold;
 use crate::maintenance::Closed;
 use crate::open::Open;
-use crate::routes::{Route, RouteSettings, Secured, Snapshot};
+use crate::routes::{Route, Secured, Snapshot};
 use crate::sites::Site;
 use crate::table::{App, EndpointState, Listen, Table};
 use crate::trust::Trust;
+use crate::window::{Draws, Window};
 
 /// What an app keeps from one table to the next.
 struct Kept {
     hold: Arc<Hold>,
     open: Arc<Open>,
     log: Option<Arc<Log>>,
+    draws: Arc<Draws>,
+    /// Below this lie the places of those who have been with the newest.
+    reached: u32,
 }
 
 impl Director {
@@ -30,7 +35,14 @@ impl Director {
             let hold = Arc::clone(self.holds.entry(app.app.clone()).or_default());
             let open = Arc::clone(self.open.entry(app.app.clone()).or_default());
             let log = self.logs.get(&app.app).cloned();
-            let route = route(app, prepared, Kept { hold: Arc::clone(&hold), open, log });
+            let draws = Arc::clone(self.draws.entry(app.app.clone()).or_default());
+            let row = prepared.app_rows[&app.app];
+            let window = app.traffic.as_ref().map_or(0, |traffic| traffic.window);
+            let reached = self.shared.counts.reached(row, window);
+            let route = route(app, prepared, Kept { hold: Arc::clone(&hold), open, log, draws, reached });
+            if let Some(window) = &route.window {
+                self.shared.counts.note_reached(row, window.reached());
+            }
             hold.note(!route.has_nobody());
             (Arc::clone(&route.app), Arc::new(route))
         });
@@ -82,8 +94,15 @@ impl Director {
 
 fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
     let header = app.version_header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
-    let settings = RouteSettings {
-        app: app.app.as_str().into(),
+    let endpoints = app.endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Routed);
+    let routed = endpoints.map(|endpoint| {
+        let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
+        (Arc::clone(&prepared.endpoints[&key]), endpoint.weight)
+    });
+    let routed: Vec<_> = routed.collect();
+    let name: Arc<str> = app.app.as_str().into();
+    let window = |traffic| Window::new(&name, traffic, &routed, kept.reached, Arc::clone(&kept.draws));
+    Route {
         app_row: prepared.app_rows[&app.app],
         trust: Trust::parse(&app.trusted_proxies).unwrap_or_default(),
         version_header: header,
@@ -98,10 +117,8 @@ fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
             redirect_to: app.redirect_to,
             hsts: app.hsts_s.and_then(|s| HeaderValue::from_str(&format!("max-age={s}")).ok()),
         },
-    };
-    let endpoints = app.endpoints.iter().map(|endpoint| {
-        let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
-        (Arc::clone(&prepared.endpoints[&key]), endpoint.weight, endpoint.state == EndpointState::Routed)
-    });
-    Route::new(settings, &endpoints.collect::<Vec<_>>())
+        choice: Choice::new(routed.iter().map(|(endpoint, weight)| (endpoint, *weight))),
+        window: app.traffic.as_ref().map(window),
+        app: name,
+    }
 }

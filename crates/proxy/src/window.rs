@@ -1,0 +1,312 @@
+//! Who gets which version while several serve. Of a request it is known what its client asks for and what it has seen; of the
+//! table, which versions there are, in which order.
+//!
+//! Invariant: what is decided here is a hint. A version that has nobody, or nobody who can be reached, gives no error: the request
+//! goes to another one and is counted.
+
+pub mod across;
+mod field;
+mod group;
+pub mod keys;
+mod paths;
+mod token;
+mod wish;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use trundle_versions::Range;
+
+use crate::choice::Choice;
+use crate::endpoint::{Claim, LiveEndpoint};
+use crate::refusal::Refusal;
+use crate::routes::{Random, Tried};
+use crate::table::{Sticky, Traffic, Wanted, WhenGone};
+use crate::worker::Worker;
+
+use field::Place;
+use group::{Group, groups, rank};
+use paths::Paths;
+pub use token::Token;
+pub use wish::{Fnv, Wish};
+
+/// A share is counted in so many places.
+pub const PLACES: u32 = 10_000;
+/// Goes round all numbers below 100 in steps that leave no stretch without: of any 100 draws each is one.
+const STEP: u64 = 37;
+
+/// What an app keeps of its clients over all tables.
+#[derive(Default)]
+pub struct Draws {
+    drawn: AtomicU64,
+}
+
+impl Draws {
+    /// A place, by turn to a hundredth and by chance within it: of any hundred draws exactly `n` lie within the first `n` hundredths.
+    fn next(&self, random: &mut Random) -> u16 {
+        let hundredth = self.drawn.fetch_add(1, Relaxed).wrapping_mul(STEP) % 100;
+        (hundredth * u64::from(PLACES / 100) + random.below(u64::from(PLACES / 100))) as u16
+    }
+}
+
+/// Of one app, under one table.
+pub struct Window {
+    app: Arc<str>,
+    id: u64,
+    /// This revision is the newest, the others stand in the order of their numbers.
+    newest: Option<u32>,
+    /// The newest first; each has somebody.
+    groups: Vec<Group>,
+    /// Each client has a place, which says which version it gets while there are two.
+    is_drawn: bool,
+    asked_in: Vec<Place>,
+    when_gone: WhenGone,
+    rules: Vec<Rule>,
+    sticky: Sticky,
+    /// Its value stands for a client.
+    subject: Option<HeaderName>,
+    /// Below this lie the places of those who have been with the newest: what is known by a header has no memory of its own.
+    reached: u32,
+    skew: Paths,
+    vary: Option<HeaderValue>,
+    cookie: Box<str>,
+    draws: Arc<Draws>,
+}
+
+struct Rule {
+    place: Place,
+    value: Option<Box<[u8]>>,
+    to: To,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum To {
+    Newest,
+    Oldest,
+    Label(Box<str>),
+    Versions(Range),
+}
+
+/// How a request came to its endpoint, for the counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct How {
+    /// It asked for a version, and gets it.
+    pub asked: bool,
+    /// It asked for one that nobody serves.
+    pub gone: bool,
+    /// By its place it would have gone to an older one than it has seen.
+    pub held: bool,
+    /// It has seen a newer one, which has nobody now.
+    pub back: bool,
+}
+
+impl Window {
+    pub fn new(
+        app: &Arc<str>,
+        traffic: &Traffic,
+        endpoints: &[(Arc<LiveEndpoint>, u32)],
+        reached: u32,
+        draws: Arc<Draws>,
+    ) -> Self {
+        let groups = groups(endpoints, traffic.newest, traffic.share);
+        let asked_in: Vec<Place> = traffic.asked_in.iter().filter_map(Place::of).collect();
+        let rules: Vec<Rule> = traffic.rules.iter().filter_map(Rule::of).collect();
+        let mut fields: Vec<&str> =
+            asked_in.iter().chain(rules.iter().map(|rule| &rule.place)).map(Place::header).collect();
+        fields.sort_unstable();
+        fields.dedup();
+        let vary = HeaderValue::from_str(&fields.join(", ")).ok().filter(|_| !fields.is_empty());
+        Self {
+            id: traffic.window,
+            newest: traffic.newest,
+            is_drawn: traffic.share.is_some() || traffic.sticky != Sticky::Nothing,
+            reached: groups
+                .first()
+                .filter(|first| groups.len() > 1 && traffic.newest == Some(first.revision))
+                .map_or(reached, |first| reached.max(first.up_to)),
+            groups,
+            asked_in,
+            when_gone: traffic.when_gone,
+            rules,
+            sticky: traffic.sticky,
+            subject: traffic
+                .sticky_header
+                .as_ref()
+                .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
+            skew: Paths::new(&traffic.skew_paths),
+            vary,
+            cookie: format!("trundle-{app}").into(),
+            draws,
+            app: Arc::clone(app),
+        }
+    }
+
+    /// What its clients have reached of the newest, for the next table of the same window.
+    pub fn reached(&self) -> (u64, u32) {
+        (self.id, self.reached)
+    }
+
+    /// The request asks for versions that nobody serves, and is to be told so: which there are.
+    pub fn refuses(&self, wish: &Wish) -> Option<Refusal> {
+        let (asked, to) = (wish.asked.as_ref()?, wish.to.as_ref()?);
+        if self.when_gone == WhenGone::Fallback || self.groups.is_empty() || self.meant(to).next().is_some() {
+            return None;
+        }
+        let versions: Vec<&str> = self.groups.iter().map(|group| &*group.version).collect();
+        let reason = format!("version {asked} is served by no instance; there is {}\n", versions.join(", "));
+        let refusal = Refusal::rejected(StatusCode::NOT_ACCEPTABLE, &reason);
+        Some(Refusal { close: false, vary: self.vary.clone(), ..refusal })
+    }
+
+    /// The groups that are meant, newest first.
+    fn meant<'a>(&'a self, to: &'a To) -> impl Iterator<Item = usize> + 'a {
+        let last = self.groups.len().saturating_sub(1);
+        let all = self.groups.iter().enumerate();
+        all.filter(move |(at, group)| match to {
+            To::Newest => *at == 0,
+            To::Oldest => *at == last,
+            To::Label(label) => *label == group.version,
+            To::Versions(range) => range.covers(&group.version),
+        })
+        .map(|(at, _)| at)
+    }
+
+    /// A place in an endpoint of the version that the request shall get, or of another one if that has nobody; among `all` where
+    /// it does not matter. `None`: there is no endpoint left that would be tried.
+    pub fn choose(
+        &self,
+        wish: &Wish,
+        all: &Choice,
+        random: &mut Random,
+        tried: &Tried,
+    ) -> Option<(Claim, How)> {
+        let mut how = How::default();
+        if let Some(to) = &wish.to {
+            let mut meant = self.meant(to);
+            if let Some(claim) = meant.find_map(|group| self.groups[group].choice.choose(random, tried)) {
+                return Some((claim, How { asked: wish.asked.is_some(), ..how }));
+            }
+            how.gone = wish.asked.is_some();
+            if how.gone && self.when_gone == WhenGone::Refuse {
+                return None;
+            }
+        }
+        // What a page loads comes from where the page came from.
+        let page = wish.token.filter(|_| wish.is_asset).and_then(|token| self.group_of(token.seen));
+        let seen = wish.token.filter(|token| token.window == self.id && self.sticky != Sticky::Nothing);
+        let may_get = seen.map_or(self.groups.len(), |token| self.not_older_than(token.seen));
+        if let Some(token) = seen.filter(|_| self.sticky == Sticky::Instance && tried.len() == 0) {
+            let mut groups = self.groups[..may_get].iter();
+            if let Some(claim) = groups.find_map(|group| group.choice.claim(token.instance)) {
+                return Some((claim, how));
+            }
+        }
+        let drawn = (self.is_drawn && self.groups.len() > 1).then(|| self.drawn(wish));
+        let Some(first) = page.or(drawn.map(|drawn| drawn.min(may_get.saturating_sub(1)))) else {
+            return all.choose(random, tried).map(|claim| (claim, how));
+        };
+        how.held = page.is_none() && drawn.is_some_and(|drawn| drawn > first);
+        // Those newer than the one that it should have got come before those that are older.
+        let mut by_turn = (0..=first).rev().chain(first + 1..self.groups.len());
+        by_turn.find_map(|at| {
+            let claim = self.groups[at].choice.choose(random, tried)?;
+            how.back = page.is_none() && at >= may_get;
+            Some((claim, how))
+        })
+    }
+
+    /// The group that a request's place lies in.
+    fn drawn(&self, wish: &Wish) -> usize {
+        let place = u32::from(wish.place);
+        let has_been_with_the_newest = wish.is_known_by_header && place < self.reached;
+        let within = self.groups.iter().position(|group| place < group.up_to);
+        within.filter(|_| !has_been_with_the_newest).unwrap_or(0)
+    }
+
+    fn group_of(&self, revision: u32) -> Option<usize> {
+        self.groups.iter().position(|group| group.revision == revision)
+    }
+
+    /// So many groups stand before those that are older than this revision, which may be here no more.
+    fn not_older_than(&self, revision: u32) -> usize {
+        let seen = rank(self.newest, revision);
+        self.groups.iter().take_while(|group| rank(self.newest, group.revision) >= seen).count()
+    }
+
+    fn gives_tokens(&self) -> bool {
+        self.sticky != Sticky::Nothing || !self.skew.is_empty()
+    }
+
+    /// Says in an answer what it depends on, and gives the client what it shall keep.
+    pub fn tell(
+        &self,
+        wish: &Wish,
+        from: &LiveEndpoint,
+        worker: &Worker,
+        headers: &mut HeaderMap,
+        is_secure: bool,
+    ) {
+        if let Some(vary) = &self.vary {
+            headers.append(header::VARY, vary.clone());
+        }
+        if let Some(token) = self.next_token(wish, from, worker).filter(|_| !is_shared(headers)) {
+            let secure = if is_secure { "; Secure" } else { "" };
+            let text = token.write(&self.app, &worker.shared.keys.load());
+            let cookie = format!("{}={text}; Path=/; HttpOnly; SameSite=Lax{secure}", self.cookie);
+            if let Ok(cookie) = HeaderValue::try_from(cookie) {
+                headers.append(header::SET_COOKIE, cookie);
+            }
+        }
+    }
+
+    /// What the client shall keep, if that is something else than it has.
+    fn next_token(&self, wish: &Wish, from: &LiveEndpoint, worker: &Worker) -> Option<Token> {
+        let stays_with_instance = self.sticky == Sticky::Instance;
+        let is_open = self.groups.len() > 1 && self.sticky != Sticky::Nothing;
+        let matters = is_open || stays_with_instance || !self.skew.is_empty();
+        if !matters || wish.is_asset || wish.is_known_by_header {
+            return None;
+        }
+        let own = wish.token.filter(|token| token.window == self.id);
+        let instance = if stays_with_instance { from.name_hash } else { 0 };
+        // Answered by an older one, it has still seen the newer.
+        let is_newer = |token: &Token| rank(self.newest, token.seen) > rank(self.newest, from.revision);
+        let seen = own.filter(is_newer).map_or(from.revision, |token| token.seen);
+        if own.is_some_and(|token| token.seen == seen && token.instance == instance) {
+            return None;
+        }
+        let client = wish.token.map_or_else(|| worker.random.borrow_mut().next(), |token| token.client);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        Some(Token { window: self.id, seen, place: wish.place, client, at_s, instance })
+    }
+}
+
+/// It may be stored for everybody: then what is one client's must not be in it.
+fn is_shared(headers: &HeaderMap) -> bool {
+    let directives = headers.get_all(header::CACHE_CONTROL).iter();
+    directives.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|directive| {
+        let directive = directive.trim().to_ascii_lowercase();
+        directive == "public" || directive == "immutable" || directive.starts_with("s-maxage")
+    })
+}
+
+impl Rule {
+    fn of(rule: &crate::table::Rule) -> Option<Self> {
+        let to = match &rule.to {
+            Wanted::Newest => To::Newest,
+            Wanted::Oldest => To::Oldest,
+            Wanted::Versions(range) => To::Versions(Range::parse(range).ok()?),
+        };
+        let value = rule.value.as_ref().map(|value| value.as_bytes().into());
+        Some(Self { place: Place::of(&rule.field)?, value, to })
+    }
+
+    fn fits(&self, headers: &HeaderMap) -> bool {
+        self.place
+            .value(headers)
+            .is_some_and(|found| self.value.as_ref().is_none_or(|value| **value == *found))
+    }
+}

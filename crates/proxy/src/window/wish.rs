@@ -1,0 +1,109 @@
+//! What is known of a request before an endpoint is chosen: what it asks for, and what its client has seen.
+
+use std::hash::Hasher as _;
+
+use http::HeaderMap;
+use trundle_versions::Range;
+
+use super::field::cookie;
+use super::{PLACES, To, Token, Window};
+use crate::connection::Connection;
+
+pub struct Wish {
+    /// Versions that it shall get.
+    pub(super) to: Option<To>,
+    /// The client itself has said so, with these words; otherwise a rule.
+    pub(super) asked: Option<Box<str>>,
+    /// Below [`PLACES`].
+    pub(super) place: u16,
+    /// A header says who the client is, and so its place.
+    pub(super) is_known_by_header: bool,
+    pub(super) token: Option<Token>,
+    /// It loads what belongs to a page.
+    pub(super) is_asset: bool,
+}
+
+impl Wish {
+    pub fn of(window: &Window, headers: &HeaderMap, path: &str, connection: &Connection) -> Self {
+        let worker = &connection.worker;
+        let (to, asked) = window.asked(headers);
+        let subject = window.subject.as_ref().and_then(|name| headers.get(name));
+        let token = cookie(headers, &window.cookie).filter(|_| window.gives_tokens() && subject.is_none());
+        let token = token.and_then(|text| {
+            connection.knows(text, || Token::read(text, &window.app, &worker.shared.keys.load()))
+        });
+        let place = match (subject, token) {
+            (Some(subject), _) => place_of(window.id, subject.as_bytes()),
+            (None, Some(token)) if token.window == window.id => token.place,
+            (None, _) if window.is_drawn => window.draws.next(&mut worker.random.borrow_mut()),
+            (None, _) => 0,
+        };
+        let is_asset = window.skew.cover(path);
+        Self { to, asked, place, is_known_by_header: subject.is_some(), token, is_asset }
+    }
+}
+
+impl Window {
+    /// What a rule says, or the client itself. Words that are no range are served by nobody.
+    fn asked(&self, headers: &HeaderMap) -> (Option<To>, Option<Box<str>>) {
+        if let Some(rule) = self.rules.iter().find(|rule| rule.fits(headers)) {
+            return (Some(rule.to.clone()), None);
+        }
+        let Some(value) = self.asked_in.iter().find_map(|place| place.value(headers)) else {
+            return (None, None);
+        };
+        let text = String::from_utf8_lossy(value);
+        // Most ask for one that is there, by its label.
+        if let Some(group) = self.groups.iter().find(|group| *group.version == *text) {
+            return (Some(To::Label(group.version.clone())), Some(text.into()));
+        }
+        let range = Range::parse(&text).unwrap_or_else(|_| Range::nothing());
+        (Some(To::Versions(range)), Some(text.into()))
+    }
+}
+
+/// The same for the same client in every process, and another one in another window, so that not always the same are the first.
+fn place_of(window: u64, subject: &[u8]) -> u16 {
+    let mut hash = Fnv::default();
+    hash.write(&window.to_le_bytes());
+    hash.write(subject);
+    (hash.finish() % u64::from(PLACES)) as u16
+}
+
+/// FNV-1a with 64 bits, and the finish of MurmurHash3 for the low ones: the one of std may differ between releases.
+pub struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl std::hash::Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^ (mixed >> 33)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_headers_are_spread_and_stay() {
+        let place = |n: u32| place_of(1, format!("Bearer {n}").as_bytes());
+        let below_a_fifth = (0..10_000).filter(|n| u32::from(place(*n)) < PLACES / 5).count();
+        assert!((1_800..2_200).contains(&below_a_fifth), "{below_a_fifth}");
+        assert_eq!(place_of(1, b"Bearer 1"), place_of(1, b"Bearer 1"));
+        assert_ne!(place_of(1, b"Bearer 1"), place_of(2, b"Bearer 1"));
+    }
+}
