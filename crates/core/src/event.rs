@@ -92,6 +92,9 @@ pub struct Requests {
     /// The app's own 5xx.
     pub app_errors: u64,
     pub by_version: BTreeMap<String, u64>,
+    /// Of those that could have met either of two versions: what came of it, by name.
+    #[serde(default)]
+    pub mixed: BTreeMap<String, u64>,
 }
 
 impl Requests {
@@ -115,6 +118,7 @@ impl Requests {
             cut_by_kind: each(&self.cut_by_kind, &before.cut_by_kind),
             held: self.held.saturating_sub(before.held),
             by_version: each(&self.by_version, &before.by_version),
+            mixed: each(&self.mixed, &before.mixed),
         }
     }
 }
@@ -145,6 +149,10 @@ pub enum Command {
     },
     Pause,
     Resume,
+    /// Of a hundred clients or requests so many get the target, as long as the rollout stands still; None: by its instances.
+    Share {
+        of_a_hundred: Option<u32>,
+    },
     /// That place once more, now; a pause stays.
     Retry {
         instance: InstanceKey,

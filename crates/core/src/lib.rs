@@ -16,6 +16,7 @@ pub mod revision;
 pub mod settings;
 pub mod situation;
 pub mod state;
+pub mod traffic;
 
 /// Milliseconds on the journal's clock: it counts only time in which a daemon was watching, and never goes back.
 pub type Millis = u64;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Millis;
 use crate::limits::{Budget, CountOrPercent, Order, Written};
+use crate::traffic::Traffic;
 
 /// Changes apply at once, also in the middle of a rollout, and make no new revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct Listen {
     pub drain_spread_ms: Millis,
     #[serde(default)]
     pub limits: TrafficLimits,
+    /// Which version a request gets while two serve.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
 }
 
 fn drain_spread_ms() -> Millis {
@@ -83,6 +87,7 @@ impl Default for Listen {
             hold_ms: 0,
             drain_spread_ms: drain_spread_ms(),
             limits: TrafficLimits::default(),
+            traffic: None,
         }
     }
 }

@@ -37,6 +37,7 @@ fn name(command: &Command) -> String {
         Command::Configure { settings } => format!("configure {}", settings.replicas),
         Command::Pause => "pause".into(),
         Command::Resume => "resume".into(),
+        Command::Share { of_a_hundred } => format!("share {of_a_hundred:?}"),
         Command::Retry { instance } => format!("retry {instance}"),
         Command::Skip { instance } => format!("skip {instance}"),
         Command::Down => "down".into(),

@@ -108,6 +108,7 @@ fn requests_between_two_counts() {
         cut_by_kind: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
         held: n,
         app_errors: n,
+        mixed: BTreeMap::new(),
         by_version: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
     };
     let before = counted(10, &[("1", 10), ("2", 4)]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::settings::Listen;
-use trundle_core::state::{AppState, Instance, Phase};
+use trundle_core::state::{AppState, Instance, Phase, Window};
 
 use crate::ports::{Kept, Route, RouteState};
 
@@ -164,6 +164,13 @@ pub fn route(
 pub fn listen(state: &AppState) -> Option<&Listen> {
     let open = !state.is_down() || state.totals().live() > 0;
     state.settings().and_then(|s| s.listen.as_ref()).filter(|_| open)
+}
+
+/// The order of versions for clients, where it is of use to them.
+pub fn window(state: &AppState) -> Window {
+    let window = state.window();
+    let sets_it_up = state.settings().and_then(|s| s.listen.as_ref()).is_some_and(|l| l.traffic.is_some());
+    if sets_it_up || window.share.is_some() { window } else { Window::default() }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants::{self, Violation, Witness};
 use trundle_core::settings::Listen;
-use trundle_core::state::{AppState, Class, Instance, Phase, Refusal, Request, RolloutState, Step};
+use trundle_core::state::{AppState, Class, Instance, Phase, Refusal, Request, RolloutState, Step, Window};
 
 use crate::chronicle::Chronicle;
 use crate::effects::Told;
@@ -81,6 +81,7 @@ pub struct App {
     /// What the driver and the router were told last, of each instance that lives.
     told: Told,
     told_listen: Option<Listen>,
+    told_window: Window,
     /// Events named these since they were told of.
     touched: Vec<InstanceKey>,
     /// Told nothing yet in this life of the daemon.
@@ -100,6 +101,7 @@ impl App {
             router_trouble: None,
             told: Told::default(),
             told_listen: None,
+            told_window: Window::default(),
             touched: Vec::new(),
             fresh: true,
             awaited: BTreeSet::new(),

@@ -8,6 +8,7 @@ use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Protocol;
 use trundle_core::revision::Revision;
 use trundle_core::settings::Listen;
+use trundle_core::state::Window;
 
 /// Orders commands over all daemons of a state directory: one with a smaller fence than the greatest seen changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +97,8 @@ pub struct Routes<'a> {
     pub app: &'a AppName,
     /// None: the app takes no requests.
     pub listen: Option<&'a Listen>,
+    /// The order of versions for its clients.
+    pub window: Window,
     /// There are no others: a new daemon begins with this.
     pub whole: bool,
     pub routes: Vec<Route>,

@@ -95,6 +95,7 @@ pub use error::ProxyError;
 pub use sites::{check_host, check_path};
 use slots::Slot;
 pub use stats::{AppStats, EndpointStats, Histogram, Stats};
+pub use table::traffic::{check_cookie, check_header, check_pattern};
 pub use table::{
     AccessFormat, AccessLog, App, Endpoint, EndpointState, Field, Limits, Listen, Maintenance, PROTOCOL,
     Protocol, Rule, Sticky, Table, TlsFiles, Traffic, Wanted, WhenGone,

@@ -121,6 +121,8 @@ fn command_word(command: &trundle_core::event::Command) -> String {
         Command::TurnBack { to, .. } => format!("turn back to {to}"),
         Command::Pause => "pause".to_owned(),
         Command::Resume => "resume".to_owned(),
+        Command::Share { of_a_hundred: Some(share) } => format!("share {share}"),
+        Command::Share { of_a_hundred: None } => "share by instances".to_owned(),
         Command::Retry { instance } => format!("retry {instance}"),
         Command::Skip { instance } => format!("skip {instance}"),
         Command::Down => "down".to_owned(),

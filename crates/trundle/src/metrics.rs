@@ -149,6 +149,11 @@ fn not_answered(page: &mut Page, stats: &Stats) {
         page.family(name, "counter", help);
         stats.apps.iter().for_each(|(app, stats)| page.line(name, &[("app", app)], of(stats)));
     }
+    let name = "trundle_requests_mixed_total";
+    page.family(name, "counter", "Of requests that could have met either of two versions, what came of it.");
+    for (app, of) in &stats.apps {
+        of.mixed.iter().for_each(|(what, count)| page.line(name, &[("app", app), ("what", what)], *count));
+    }
     let kinds: [FamilyOf; 2] = [
         ("trundle_requests_told_total", "Streams whose clients were asked to come again.", |app| {
             &app.told_by_kind

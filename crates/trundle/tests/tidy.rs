@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "trundle-engine",
             "trundle-drivers",
             "trundle-proxy",
+            "trundle-versions",
             "trundle-sim",
         ],
     ),

@@ -117,6 +117,7 @@ impl AppState {
                     peak_mix: BTreeMap::new(),
                     peak_rank: (0, 0),
                     progress: self.fresh_progress(),
+                    share: None,
                     requests_before: None,
                     requests_after: None,
                 };
@@ -130,6 +131,11 @@ impl AppState {
             }
             Command::Pause => self.pause(PauseCause::Person { by: by.to_owned() }),
             Command::Resume => self.resume(),
+            Command::Share { of_a_hundred } => {
+                if let Some(rollout) = self.open_rollout_mut() {
+                    rollout.share = *of_a_hundred;
+                }
+            }
             Command::Retry { instance } => self.retry(*instance),
             Command::Skip { instance } => self.skip(*instance),
             Command::Down => {

@@ -13,6 +13,7 @@ mod slab;
 mod timers;
 mod turns;
 mod watermarks;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use request::{DeployRequest, Refusal, Request, Step};
 pub use rollout::{FailureRecord, Progress, Rollout, RolloutState};
 use timers::Timers;
 use watermarks::Bounds;
+pub use window::Window;
 
 #[derive(Debug, Clone)]
 pub struct AppState {

@@ -17,6 +17,8 @@ pub enum Request {
     Deploy(Box<DeployRequest>),
     Pause,
     Resume,
+    /// How many of a hundred get the target while the rollout stands still; None: as many as its instances are.
+    Share(Option<u32>),
     Abort,
     /// To a revision, or to the newest one that succeeded and was not judged bad.
     Rollback(Option<RevisionNumber>),
@@ -86,6 +88,7 @@ impl AppState {
                     refuse(format!("no rollout of {} is paused, so there is nothing to resume", self.app))
                 }
             },
+            Request::Share(share) => self.permit_share(*share),
             Request::Abort => self.permit_abort(),
             Request::Rollback(to) => self.permit_rollback(*to),
             Request::Retry(key) => self.permit_retry(*key),
@@ -192,6 +195,40 @@ impl AppState {
             *step = deploy.step;
         }
         Ok(step)
+    }
+
+    /// While instances come and go the share follows them: any other would ask too much of those that are few.
+    fn permit_share(&self, share: Option<u32>) -> Result<Step, Refusal> {
+        if let Some(share) = share.filter(|share| *share > 100) {
+            return refuse(format!("{share} of a hundred are too many; use 0 to 100"));
+        }
+        let Some(open) = self.open_rollout().filter(|open| open.back_to.is_none()) else {
+            return refuse(format!(
+                "no rollout of {} is on its way to a new version that could have a share",
+                self.app
+            ));
+        };
+        if open.state != RolloutState::Paused {
+            return refuse(format!(
+                "rollout {} moves, and its share with it; stop it with `trundle pause {}` first",
+                open.id, self.app
+            ));
+        }
+        let carries_http = |listen: &Listen| listen.tcp.is_none();
+        if !self.settings.as_ref().and_then(|settings| settings.listen.as_ref()).is_some_and(carries_http) {
+            return refuse(format!("{} takes no requests, so there is nothing to share out", self.app));
+        }
+        let version = self.version_of(open.to);
+        let says = match share {
+            Some(share) => {
+                format!("{version} gets {share} of 100 requests until rollout {} goes on", open.id)
+            }
+            None => format!("{version} gets as many requests as its instances are"),
+        };
+        if open.share == share {
+            return Ok(Step { commands: Vec::new(), rollout: Some(open.id), says });
+        }
+        Ok(self.step(vec![Command::Share { of_a_hundred: share }], open.id, says))
     }
 
     fn permit_abort(&self) -> Result<Step, Refusal> {

@@ -89,6 +89,8 @@ pub struct Rollout {
     pub peak_mix: BTreeMap<RevisionNumber, u32>,
     pub(super) peak_rank: (u32, u32),
     pub progress: Progress,
+    /// Of a hundred, so many get the target while the rollout stands still: a person said so.
+    pub share: Option<u32>,
     /// Counted as it began and as it ended.
     pub requests_before: Option<Requests>,
     pub requests_after: Option<Requests>,

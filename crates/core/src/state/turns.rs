@@ -25,6 +25,7 @@ impl AppState {
             rollout.state =
                 if rollout.back_to.is_some() { RolloutState::RollingBack } else { RolloutState::Running };
             rollout.cause = None;
+            rollout.share = None;
             rollout.failures = 0;
             rollout.retries.clear();
             rollout.progress = progress;
@@ -44,6 +45,7 @@ impl AppState {
             rollout.state = RolloutState::RollingBack;
             rollout.back_to = Some(to);
             rollout.aborted = aborted;
+            rollout.share = None;
             rollout.cause = Some(cause);
             rollout.failures = 0;
             rollout.batches = 0;

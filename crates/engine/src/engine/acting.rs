@@ -36,9 +36,19 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         }
         self.fence.n += 1;
         let listen = effects::listen(&app.state);
+        let window = effects::window(&app.state);
         app.told_listen = listen.cloned();
+        app.told_window = window;
         let unrouted = Vec::new();
-        self.router.set(&Routes { fence: self.fence, app: name, listen, whole: false, routes, unrouted });
+        self.router.set(&Routes {
+            fence: self.fence,
+            app: name,
+            listen,
+            window,
+            whole: false,
+            routes,
+            unrouted,
+        });
     }
 
     /// Tells the world what it shall look like, where that has changed.
@@ -62,11 +72,22 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         }
         app.told.forget(&app.state);
         let listen = effects::listen(&app.state);
+        let window = effects::window(&app.state);
         let Changes { processes, routes, unrouted, .. } = changes;
-        if whole || !routes.is_empty() || !unrouted.is_empty() || listen != app.told_listen.as_ref() {
+        let is_known = listen == app.told_listen.as_ref() && window == app.told_window;
+        if whole || !routes.is_empty() || !unrouted.is_empty() || !is_known {
             self.fence.n += 1;
-            self.router.set(&Routes { fence: self.fence, app: name, listen, whole, routes, unrouted });
+            self.router.set(&Routes {
+                fence: self.fence,
+                app: name,
+                listen,
+                window,
+                whole,
+                routes,
+                unrouted,
+            });
             app.told_listen = listen.cloned();
+            app.told_window = window;
         }
         for (number, instances) in &processes {
             let Some(revision) = app.state.revision(*number) else { continue };

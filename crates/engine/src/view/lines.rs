@@ -69,6 +69,12 @@ fn command_words(by: &str, command: &Command, state: &AppState) -> Option<Words>
         }
         Command::Pause => ("paused", format!("paused by {by}")),
         Command::Resume => ("resumed", format!("resumed by {by}")),
+        Command::Share { of_a_hundred: Some(share) } => {
+            ("share", format!("the new version gets {share} of 100 requests, by {by}"))
+        }
+        Command::Share { of_a_hundred: None } => {
+            ("share", format!("the new version gets what its instances are, by {by}"))
+        }
         Command::Retry { instance } => {
             return Some((
                 "retry",

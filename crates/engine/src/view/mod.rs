@@ -16,6 +16,7 @@ use trundle_core::event::Requests;
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
 use trundle_core::settings::{Listen, Maintenance};
 use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Request, Rollout, RolloutState};
+use trundle_core::traffic::Sticky;
 
 use crate::engine::App;
 
@@ -84,11 +85,27 @@ pub struct Status {
     /// Clients are answered in the place of the app.
     #[serde(default)]
     pub maintenance: Option<Maintenance>,
+    /// Who gets which version while two serve; None where nothing is set up for it.
+    #[serde(default)]
+    pub window: Option<WindowStatus>,
     /// Of `pause`, `resume`, `abort` and `rollback` those that would do something now.
     #[serde(default)]
     pub allowed: Vec<String>,
     /// What keeps Trundle itself from working, if anything.
     pub trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WindowStatus {
+    pub sticky: Sticky,
+    /// No client that has been answered by it goes back, unless it has nobody.
+    pub newest: Option<String>,
+    /// Of a hundred so many get it, as a person said; None: as many as its instances are.
+    pub share: Option<u32>,
+    /// Of the answers since the rollout began, each version's part in percent.
+    pub answered: BTreeMap<String, f64>,
+    /// Since the rollout began, as in `requests`.
+    pub mixed: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -148,7 +165,9 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
         AsOf::Now { wall_ms, .. } => Some(wall_ms),
         AsOf::LastRecord => app.chronicle.last_wall_ms,
     };
+    let requests = rollout.and_then(|r| requests_of(app, r, traffic));
     Status {
+        window: window_status(state, requests.as_ref()),
         app: state.app().to_string(),
         as_of: wall_ms.map(time_text),
         replicas: state.settings().map_or(0, |s| s.replicas),
@@ -165,7 +184,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
         highest_total: kept.map(|r| r.highest_total),
         highest_ceiling: kept.map(|r| r.highest_ceiling),
         peak_mix: rollout.map(|r| peak_mix(state, &r.peak_mix)).unwrap_or_default(),
-        requests: rollout.and_then(|r| requests_of(app, r, traffic)),
+        requests,
         latency: traffic.latency.clone(),
         instances: state.instances().map(|i| instance_status(state, i, traffic)).collect(),
         listen: state.settings().and_then(|s| s.listen.as_ref()).map(addresses).unwrap_or_default(),
@@ -205,6 +224,25 @@ impl Status {
 /// On an app's first rollout, or after `down`, there was nothing that had to be kept available.
 fn had_to_keep(app: &App, rollout: &Rollout) -> bool {
     rollout.from.is_some() && !app.chronicle.from_nothing.contains(&rollout.id)
+}
+
+fn window_status(state: &AppState, requests: Option<&Requests>) -> Option<WindowStatus> {
+    let traffic = state.settings().and_then(|s| s.listen.as_ref()?.traffic.as_ref());
+    let window = state.window();
+    if traffic.is_none() && window.share.is_none() {
+        return None;
+    }
+    let all: u64 = requests.map_or(0, |requests| requests.by_version.values().sum());
+    let part = |n: u64| (n as f64 * 1_000.0 / all as f64).round() / 10.0;
+    let answered = requests
+        .map(|requests| requests.by_version.iter().map(|(version, n)| (version.clone(), part(*n))).collect());
+    Some(WindowStatus {
+        sticky: traffic.map_or(Sticky::None, |traffic| traffic.sticky),
+        newest: window.newest.map(|revision| state.version_of(revision)),
+        share: window.share,
+        answered: answered.filter(|_| all > 0).unwrap_or_default(),
+        mixed: requests.map(|requests| requests.mixed.clone()).unwrap_or_default(),
+    })
 }
 
 fn allowed(state: &AppState) -> Vec<String> {

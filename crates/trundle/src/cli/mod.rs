@@ -208,6 +208,13 @@ enum Command {
         #[command(flatten)]
         follow: FollowArgs,
     },
+    /// Of a hundred requests so many get the new version, while its rollout is paused
+    Share {
+        app: AppName,
+        /// Whole percent, such as 20 or 20%; `auto`: as many as its instances are
+        #[arg(value_parser = share)]
+        share: Share,
+    },
     /// Answers clients in the place of an app, or lets them in again
     Maintenance {
         #[command(subcommand)]
@@ -411,6 +418,9 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Restart { app, follow } => {
             app::followed(context, Some(app), Request::Restart, &follow).await
         }
+        Command::Share { app, share: Share(share) } => {
+            app::now(context, Some(app), Request::Share(share)).await
+        }
         Command::Maintenance { what } => maintenance::run(context, what).await,
         Command::History { app } => history::run(context, app).await,
         Command::Report { rollout, which, files } => report::run(context, rollout, which.app, &files).await,
@@ -470,6 +480,20 @@ fn duration(text: &str) -> Result<Duration, String> {
     let ms =
         crate::config::parse_duration(text).map_err(|why| format!("it {why}; write 90s, 5m or 1h30m"))?;
     Ok(Duration::from_millis(ms))
+}
+
+/// Of a hundred; None: by the instances.
+#[derive(Debug, Clone, Copy)]
+struct Share(Option<u32>);
+
+fn share(text: &str) -> Result<Share, String> {
+    if text == "auto" {
+        return Ok(Share(None));
+    }
+    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
+    percent
+        .map(|percent| Share(Some(percent)))
+        .ok_or_else(|| "write 0 to 100, such as 20%, or auto".to_owned())
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {

@@ -9,7 +9,7 @@ use trundle_drivers::prepare::Draft;
 
 use super::environment::{self, Caller};
 use super::section::Section;
-use super::{Secrets, health, listen, rollout, run, value};
+use super::{Secrets, health, listen, rollout, run, traffic, value};
 
 /// What is None has a problem told.
 pub struct App {
@@ -34,7 +34,26 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
         );
         top.findings.note(note);
     }
-    let listen = top.table("listen").map(|section| listen::read(&section, folder, port));
+    let mut listen = top.table("listen").map(|section| listen::read(&section, folder, port));
+    if let Some(section) = top.table("traffic") {
+        let traffic = traffic::read(&section);
+        match &mut listen {
+            Some(listen) if listen.tcp.is_none() => listen.traffic = Some(traffic),
+            Some(_) => {
+                let message =
+                    "listen.tcp carries bytes that are no HTTP, so [traffic] says nothing".to_owned();
+                section.refuse("", message, "remove it");
+            }
+            None => {
+                let message = "[traffic] is about requests, and this app takes none".to_owned();
+                section.refuse(
+                    "",
+                    message,
+                    "write where they come in: [listen] and http = \"127.0.0.1:8080\"",
+                );
+            }
+        }
+    }
     let health = health::read(top, listen.is_some());
     let rollout = rollout::read(top.table("rollout").as_ref());
     let environment = run_section.as_ref().map(|section| environment::read(section, folder, secrets, caller));

@@ -105,6 +105,7 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
         hold_ms: section.get("hold", up_to_an_hour).unwrap_or(hold_by_itself),
         drain_spread_ms: section.get("drain_spread", up_to_an_hour).unwrap_or(default.drain_spread_ms),
         limits: section.table("listen.limits").map(|limits| self::limits(&limits)).unwrap_or_default(),
+        traffic: None,
     }
 }
 

@@ -23,6 +23,7 @@ mod sets;
 mod similar;
 pub mod source;
 mod syntax;
+mod traffic;
 mod value;
 
 use std::ffi::OsString;

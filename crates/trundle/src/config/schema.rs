@@ -5,6 +5,7 @@
 
 mod listen;
 mod run;
+mod traffic;
 
 use serde::de::value::{Error as ChoiceError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
@@ -16,6 +17,7 @@ use trundle_core::settings::{MAX_REPLICAS, OnFailure, RolloutSettings};
 use super::duration;
 use listen::listen;
 use run::run;
+use traffic::traffic;
 
 const ADDRESS: &str = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
 
@@ -31,6 +33,7 @@ pub fn document() -> Value {
             "listen",
             described(listen(), "Where clients come in. Leave it out for a worker that takes no requests."),
         ),
+        ("traffic", described(traffic(), "Which version a request gets while two serve.")),
         (
             "health",
             described(
@@ -279,6 +282,8 @@ mod tests {
             let inner = schema["properties"][part].clone();
             if inner["allOf"][0]["$ref"] == "#/definitions/check" {
                 document["definitions"]["check"].clone()
+            } else if inner["type"] == "array" {
+                inner["items"].clone() // a list of tables
             } else {
                 inner
             }

@@ -12,19 +12,27 @@ pub struct Section<'a> {
     pub findings: &'a Findings<'a>,
     /// Dotted; empty at the top.
     path: &'static str,
+    /// One of several, each written `[[path]]`.
+    is_one_of_many: bool,
     place: Place,
     table: &'a Table,
 }
 
 impl<'a> Section<'a> {
     pub fn top(table: &'a Table, findings: &'a Findings<'a>) -> Self {
-        Self::open(findings, "", Place::File(0..0), table)
+        Self::open(findings, "", false, Place::File(0..0), table)
     }
 
-    fn open(findings: &'a Findings<'a>, path: &'static str, place: Place, table: &'a Table) -> Self {
-        let section = Self { findings, path, place, table };
+    fn open(
+        findings: &'a Findings<'a>,
+        path: &'static str,
+        is_one_of_many: bool,
+        place: Place,
+        table: &'a Table,
+    ) -> Self {
+        let section = Self { findings, path, is_one_of_many, place, table };
         for (key, node) in table.iter().filter(|(key, _)| !keys::is_known(path, key)) {
-            let place_in = if path.is_empty() { String::new() } else { format!(" in [{path}]") };
+            let place_in = if path.is_empty() { String::new() } else { format!(" in {}", section.header()) };
             let message = format!("unknown key `{}`{place_in}", shown(key));
             findings.refuse(
                 &node.key_place,
@@ -41,12 +49,35 @@ impl<'a> Section<'a> {
         let key = path.rsplit('.').next().unwrap_or(path);
         let node = self.table.get(key)?;
         match &node.value {
-            Value::Table(table) => Some(Section::open(self.findings, path, node.place.clone(), table)),
+            Value::Table(table) => Some(Section::open(self.findings, path, false, node.place.clone(), table)),
             _ => {
                 self.wrong(key, node, Wrong::Type("a table"));
                 None
             }
         }
+    }
+
+    /// The tables of a list, each written `[[path]]`. Empty: not written, or not such a list.
+    pub fn tables(&self, path: &'static str) -> Vec<Section<'a>> {
+        let key = path.rsplit('.').next().unwrap_or(path);
+        let Some(node) = self.table.get(key) else { return Vec::new() };
+        let Value::List(items) = &node.value else {
+            self.wrong(key, node, Wrong::Type("a list of tables"));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            match &item.value {
+                Value::Table(table) => {
+                    tables.push(Section::open(self.findings, path, true, item.place.clone(), table))
+                }
+                other => {
+                    let message = format!("only tables can stand here, found {}", other.described());
+                    self.refuse_item(key, index, message, format!("write each of them under [[{path}]]"));
+                }
+            }
+        }
+        tables
     }
 
     /// The value of a key, if it is written and is what it should be.
@@ -63,7 +94,7 @@ impl<'a> Section<'a> {
             let hint = if self.path.is_empty() {
                 format!("write at the top: {example}, or give --set {}", example.replace([' ', '"'], ""))
             } else {
-                format!("write under [{}]: {example}", self.path)
+                format!("write under {}: {example}", self.header())
             };
             self.refuse(key, format!("{} is missing", self.dotted(key)), hint);
         }
@@ -76,6 +107,10 @@ impl<'a> Section<'a> {
 
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    fn header(&self) -> String {
+        if self.is_one_of_many { format!("[[{}]]", self.path) } else { format!("[{}]", self.path) }
     }
 
     fn dotted(&self, key: &str) -> String {

@@ -12,6 +12,8 @@ use trundle_core::event::{DrainProof, Fact, Requests};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Protocol;
 use trundle_core::settings::{AccessFormat, AccessLog, Listen};
+use trundle_core::state::Window;
+use trundle_core::traffic::{Field, Rule, Sticky, Traffic as VersionTraffic, WhenGone};
 use trundle_crashpoint::crash_point;
 use trundle_engine::Input;
 use trundle_engine::ports::{Fence, Report, Route, RouteState, Router, Routes};
@@ -63,6 +65,7 @@ struct Tables {
 #[derive(Default)]
 struct Known {
     listen: Option<Listen>,
+    window: Window,
     routes: BTreeMap<InstanceKey, Route>,
 }
 
@@ -143,6 +146,7 @@ impl Router for ProxyRouter {
             known.routes.clear();
         }
         let had_listen = std::mem::replace(&mut known.listen, routes.listen.cloned()).is_some();
+        known.window = routes.window;
         known.routes.extend(routes.routes.iter().map(|route| (route.instance, route.clone())));
         for key in &routes.unrouted {
             known.routes.remove(key);
@@ -200,6 +204,7 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
         held: stats.held,
         app_errors: stats.app_errors,
         by_version: stats.by_version.clone(),
+        mixed: stats.mixed.clone(),
     }
 }
 
@@ -263,8 +268,49 @@ fn proxy_app(name: &AppName, known: &Known, state_dir: &Path) -> Option<proxy::A
             page: maintenance.page.as_ref().map(PathBuf::from),
             retry_after_s: maintenance.retry_after_ms.map(|ms| ms.div_ceil(1000)),
         }),
+        traffic: traffic(listen.traffic.as_ref(), known.window),
         endpoints: endpoints.collect(),
         ..doors(name, listen)
+    })
+}
+
+/// None: a request may go to any version.
+fn traffic(written: Option<&VersionTraffic>, window: Window) -> Option<proxy::Traffic> {
+    if written.is_none() && window.share.is_none() {
+        return None;
+    }
+    let default = VersionTraffic::default();
+    let written = written.unwrap_or(&default);
+    let field = |field: &Field| match field {
+        Field::Header(name) => proxy::Field::Header(name.clone()),
+        Field::Cookie(name) => proxy::Field::Cookie(name.clone()),
+    };
+    let rule = |rule: &Rule| proxy::Rule {
+        field: field(&rule.field),
+        value: rule.value.clone(),
+        to: match rule.to.as_str() {
+            Rule::NEWEST => proxy::Wanted::Newest,
+            Rule::OLDEST => proxy::Wanted::Oldest,
+            range => proxy::Wanted::Versions(range.to_owned()),
+        },
+    };
+    Some(proxy::Traffic {
+        asked_in: written.asked_in.iter().map(field).collect(),
+        when_gone: match written.when_gone {
+            WhenGone::Fallback => proxy::WhenGone::Fallback,
+            WhenGone::Refuse => proxy::WhenGone::Refuse,
+        },
+        rules: written.rules.iter().map(rule).collect(),
+        sticky: match written.sticky {
+            Sticky::None => proxy::Sticky::Nothing,
+            Sticky::Version => proxy::Sticky::Version,
+            Sticky::Instance => proxy::Sticky::Instance,
+        },
+        sticky_header: written.sticky_header.clone(),
+        skew_paths: written.skew_paths.clone(),
+        newest: window.newest.map(|revision| revision.0),
+        window: window.number,
+        share: window.share,
     })
 }
 

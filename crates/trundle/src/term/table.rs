@@ -44,6 +44,9 @@ pub fn render(status: &Status) -> String {
         let open = format!("{who}; `trundle maintenance off {}` lets them in again", status.app);
         let _ = writeln!(out, "  {}: {open}", red("closed for maintenance"));
     }
+    if let Some(line) = status.window.as_ref().and_then(super::window::line) {
+        let _ = writeln!(out, "  {}: {line}", bold("versions"));
+    }
     for revision in &status.revisions {
         let _ = writeln!(
             out,

@@ -6,6 +6,7 @@ use std::path::Path;
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::revision::{Port, Probe, Protocol, Quiet, QuietBy, RunLimits, StopSignal};
 use trundle_core::settings::{AccessFormat, AccessLog, OnFailure, RolloutSettings};
+use trundle_core::traffic::{Field, Rule, Sticky, Traffic, WhenGone};
 
 use crate::config::{self, Loaded, Secrets};
 use crate::{GOOD, PLAIN, folder, init, load, told};
@@ -17,6 +18,38 @@ fn good(text: &str, sets: &[(&str, &str)]) -> Loaded {
 
 fn texts(all: &[&str]) -> Vec<String> {
     all.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn which_version_a_request_gets() {
+    let listen = "[listen]\nhttp = \"127.0.0.1:80\"\n";
+    let text = format!(
+        r#"{GOOD}{listen}[traffic]
+sticky = "version"
+sticky_header = "Authorization"
+asked_in = ["X-App-Version", "cookie:version"]
+when_gone = "refuse"
+rules = [{{ header = "X-Canary", to = "newest" }}, {{ cookie = "tester", value = "yes", to = ">=4.0" }}]
+skew = {{ paths = ["/assets/*", "/app.js"] }}
+"#
+    );
+    let traffic = good(&text, &[]).settings.listen.unwrap().traffic.unwrap();
+    let header = |name: &str| Field::Header(name.to_owned());
+    let cookie = |name: &str| Field::Cookie(name.to_owned());
+    let expect = Traffic {
+        sticky: Sticky::Version,
+        sticky_header: Some("Authorization".to_owned()),
+        asked_in: vec![header("X-App-Version"), cookie("version")],
+        when_gone: WhenGone::Refuse,
+        rules: vec![
+            Rule { field: header("X-Canary"), value: None, to: "newest".to_owned() },
+            Rule { field: cookie("tester"), value: Some("yes".to_owned()), to: ">=4.0".to_owned() },
+        ],
+        skew_paths: texts(&["/assets/*", "/app.js"]),
+    };
+    assert_eq!(traffic, expect);
+    let empty = good(&format!("{GOOD}{listen}[traffic]\n"), &[]).settings.listen.unwrap();
+    assert_eq!(empty.traffic, Some(Traffic::default()));
 }
 
 #[test]
