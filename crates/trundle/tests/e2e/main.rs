@@ -8,6 +8,7 @@
 mod asked;
 mod bad_version;
 mod bytes;
+mod clients;
 mod contract;
 mod crash;
 mod demo;
