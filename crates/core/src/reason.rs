@@ -109,6 +109,13 @@ pub enum Reason {
         left_ms: Millis,
         in_flight: Option<u64>,
     },
+    /// The last instance of a version drains, and clients have pages of that version; how many, only the router knows.
+    Kept {
+        instance: String,
+        version: String,
+        left_ms: Millis,
+        pages: Option<u64>,
+    },
     Stopping {
         instances: Group,
         instance: String,
@@ -211,7 +218,9 @@ impl Reason {
             | Self::Stopping { instances, instance } => {
                 instances.examples.iter_mut().chain(std::iter::once(instance)).collect()
             }
-            Self::GateFailed { instance, .. } | Self::Retry { instance } => vec![instance],
+            Self::GateFailed { instance, .. } | Self::Retry { instance } | Self::Kept { instance, .. } => {
+                vec![instance]
+            }
             Self::Roll { .. }
             | Self::Repair { .. }
             | Self::Restore { .. }
@@ -300,6 +309,14 @@ impl Reason {
                 ),
                 duration_text(*left_ms)
             ),
+            Self::Kept { instance, version, left_ms, pages } => {
+                let whom = match pages {
+                    None => "clients with pages".to_owned(),
+                    Some(1) => "1 client with a page".to_owned(),
+                    Some(n) => format!("{n} clients with pages"),
+                };
+                format!("keeps {instance} for {whom} of {version} (at most {})", duration_text(*left_ms))
+            }
             Self::Stopping { instances, instance } => {
                 format!("waits for {} to stop", these(instances, instance))
             }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Millis;
+
 /// Without any of it each request goes to whoever has the least to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -17,6 +19,8 @@ pub struct Traffic {
     pub rules: Vec<Rule>,
     /// Paths of which one version may have what another has not; `*` at the end for all that begins so.
     pub skew_paths: Vec<String>,
+    /// So long after a page was loaded the last instance of its version is kept for what the page loads; 0: it is not.
+    pub skew_max_age_ms: Millis,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,9 +5,13 @@
 mod common;
 
 use common::{World, counts, settings};
-use trundle_core::ids::RevisionNumber;
+use trundle_core::decide::decide;
+use trundle_core::event::{Action, Event, StopPurpose};
+use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::settings::AppSettings;
+use trundle_core::settings::Listen;
 use trundle_core::state::{Request, RolloutState, Window};
+use trundle_core::traffic::Traffic;
 
 fn idle() -> World {
     World::with(settings(4, counts(1, 0)))
@@ -95,4 +99,44 @@ fn a_share_holds_as_long_as_the_rollout_stands_still() {
     begin(&mut worker, "2");
     worker.request(Request::Pause);
     assert!(refused(&worker, Some(20)).contains("takes no requests"));
+}
+
+const MAX_AGE_MS: u64 = 3_600_000;
+const DRAIN_MS: u64 = 30_000;
+
+/// Two of revision 1, whose pages may be an hour old.
+fn with_pages() -> World {
+    let traffic = Traffic { skew_max_age_ms: MAX_AGE_MS, ..Traffic::default() };
+    let listen = Listen { traffic: Some(traffic), ..Listen::http("127.0.0.1:80") };
+    World::with(AppSettings { listen: Some(listen), ..settings(2, counts(1, 0)) })
+}
+
+fn drain(world: &mut World, name: &str, purpose: StopPurpose) -> (bool, u64) {
+    let instance: InstanceKey = name.parse().unwrap();
+    world.apply(Event::Decided(Action::Drain { instance, purpose }));
+    let drains = world.state.instance(instance).unwrap();
+    (drains.is_kept(), drains.timer_at().unwrap() - world.state.now())
+}
+
+#[test]
+fn the_last_of_a_version_is_kept_for_its_pages() {
+    let mut world = with_pages();
+    world.deploy("2");
+    assert_eq!(drain(&mut world, "1-1", StopPurpose::Replaced), (false, DRAIN_MS));
+    assert_eq!(drain(&mut world, "1-2", StopPurpose::Replaced), (true, MAX_AGE_MS + DRAIN_MS));
+    let said: Vec<String> = decide(&world.state).reasons.iter().map(|reason| reason.text()).collect();
+    assert!(
+        said.contains(&"keeps web-1-2 for clients with pages of 1 (at most 60 min 30 s)".to_owned()),
+        "{said:?}"
+    );
+    assert!(said.iter().any(|text| text.starts_with("waits for web-1-1")), "{said:?}");
+
+    for purpose in [StopPurpose::Surplus, StopPurpose::Failed, StopPurpose::Skipped, StopPurpose::Down] {
+        let mut world = with_pages();
+        drain(&mut world, "1-1", purpose);
+        assert_eq!(drain(&mut world, "1-2", purpose), (false, DRAIN_MS), "{purpose:?}");
+    }
+    let mut without = World::with(settings(1, counts(1, 0)));
+    without.deploy("2");
+    assert_eq!(drain(&mut without, "1-1", StopPurpose::Replaced), (false, DRAIN_MS));
 }

@@ -91,6 +91,7 @@ fn route_state(instance: &Instance) -> Option<RouteState> {
         Phase::Ready => Some(RouteState::Routed),
         Phase::Unready | Phase::Unknown => Some(RouteState::Unready),
         Phase::Failed if instance.was_ever_ready() && !instance.has_exited() => Some(RouteState::Unready),
+        Phase::Draining if instance.is_kept() => Some(RouteState::Kept),
         Phase::Draining => Some(RouteState::Draining),
         Phase::Stopping if instance.is_cut() => Some(RouteState::Cut),
         Phase::Intended | Phase::Starting | Phase::Stopping | Phase::Failed => None,

@@ -84,6 +84,8 @@ pub enum RouteState {
     Routed,
     /// Out of the table, may come back; its requests are left alone.
     Unready,
+    /// Out for good, but for what the pages load that clients have of its version; as soon as there are none it drains.
+    Kept,
     /// Out for good; the router answers when its last request is done.
     Draining,
     /// The drain deadline passed: what is left is closed and counted as cut.

@@ -115,12 +115,10 @@ fn answer(
             }
         }
         Request::Stats => {
-            vec![Reply::Stats(tally::stats(
-                &director.shared.counts,
-                &director.table,
-                director.endpoints(),
-                &director.open,
-            ))]
+            let counts = &director.shared.counts;
+            let mut stats = tally::stats(counts, &director.table, director.endpoints(), &director.open);
+            director.tell_pinned(&mut stats);
+            vec![Reply::Stats(stats)]
         }
         Request::Upgrade { program } => upgrade(&mut director, program, wishes, sender),
         Request::Stop => {

@@ -4,6 +4,7 @@
 //! every instant a request finds an endpoint in the table it sees or in the one that has just replaced it.
 
 mod drains;
+mod kept;
 mod prepare;
 mod snapshots;
 mod succession;
@@ -28,7 +29,7 @@ use crate::open::Open;
 use crate::settle::Settling;
 use crate::slots::Slot;
 use crate::store::{self, TableFile};
-use crate::table::{App, Listen, Table};
+use crate::table::{App, Endpoint, EndpointState, Listen, Table};
 use crate::tls::Tls;
 use crate::window::Draws;
 use crate::window::keys::KeyFile;
@@ -232,16 +233,26 @@ impl Director {
     }
 
     fn enforce(&mut self, table: Table, prepared: Prepared) {
-        let states = || {
-            table.apps.iter().flat_map(|app| {
-                app.endpoints
-                    .iter()
-                    .map(|e| ((app.app.clone(), e.id.clone(), e.incarnation.clone()), Flag::from(e.state)))
-            })
+        self.open_pins(&table);
+        let flag_of = |app: &App, endpoint: &Endpoint, live: &LiveEndpoint| match endpoint.state {
+            // Once released, for good: the proof of a drain needs that.
+            EndpointState::Kept if live.flag() == Flag::Draining => Flag::Draining,
+            EndpointState::Kept if self.pinned(app, endpoint.revision) == 0 => Flag::Draining,
+            state => Flag::from(state),
         };
+        let states: Vec<(&LiveEndpoint, Flag)> = table
+            .apps
+            .iter()
+            .flat_map(|app| app.endpoints.iter().map(move |endpoint| (app, endpoint)))
+            .map(|(app, endpoint)| {
+                let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
+                let live = &*prepared.endpoints[&key];
+                (live, flag_of(app, endpoint, live))
+            })
+            .collect();
         // Open, switch, close.
-        for (key, _) in states().filter(|(_, flag)| *flag == Flag::Routed) {
-            prepared.endpoints[&key].set_flag(Flag::Routed);
+        for (live, _) in states.iter().filter(|(_, flag)| *flag == Flag::Routed) {
+            live.set_flag(Flag::Routed);
         }
         let is_here = |name: &String| table.apps.iter().any(|app| app.app == *name);
         self.holds.retain(|name, _| is_here(name));
@@ -250,8 +261,8 @@ impl Director {
         self.open_logs(&table);
         let snapshot = self.snapshot(&table, &prepared);
         self.shared.snapshot.store(Arc::new(snapshot));
-        for (key, flag) in states().filter(|(_, flag)| *flag != Flag::Routed) {
-            prepared.endpoints[&key].set_flag(flag);
+        for (live, flag) in states.iter().filter(|(_, flag)| *flag != Flag::Routed) {
+            live.set_flag(*flag);
         }
         self.tls = prepared.tls;
         let old = std::mem::replace(&mut self.live, prepared.endpoints);
@@ -282,13 +293,18 @@ impl Director {
             });
             self.doors.insert(door.listen.clone(), door);
         }
+        self.leave();
+        self.told.clear();
+        self.table = table;
+    }
+
+    /// The threads look at who leaves, and those whose clients have to go elsewhere are waited for.
+    fn leave(&mut self) {
         let cut: Vec<EndpointRow> =
             self.live.values().filter(|e| e.flag() == Flag::Cut).map(|e| e.row).collect();
         self.tell_workers(|| Some(Command::Refresh(cut.clone())));
         let leaving = self.live.iter().filter(|(_, endpoint)| endpoint.flag() == Flag::Draining);
         self.settling.note(leaving.filter_map(|(key, _)| Some((key, &**self.open.get(&key.0)?))));
-        self.told.clear();
-        self.table = table;
     }
 
     fn tell_workers(&self, command: impl Fn() -> Option<Command>) {

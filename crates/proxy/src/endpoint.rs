@@ -55,7 +55,8 @@ pub enum Flag {
 impl From<EndpointState> for Flag {
     fn from(state: EndpointState) -> Self {
         match state {
-            EndpointState::Routed => Self::Routed,
+            // Who is kept is in no choice but that of its pages.
+            EndpointState::Routed | EndpointState::Kept => Self::Routed,
             EndpointState::Unready => Self::Unready,
             EndpointState::Draining => Self::Draining,
             EndpointState::Cut => Self::Cut,

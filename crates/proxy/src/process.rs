@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -69,6 +69,7 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
     note.iter().for_each(|note| log_line!("trundle proxy: {note}"));
     let shared = Arc::new(Shared {
         keys: ArcSwap::from_pointee(keys),
+        pins: OnceLock::new(),
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         counts: Arc::new(counts),
         spans: Spans::from_environment(),
@@ -196,6 +197,7 @@ async fn until_the_end(director: &RefCell<Director>, wishes: &Wishes, signals: &
                 let mut director = director.borrow_mut();
                 director.renew_certificates();
                 director.renew_keys();
+                director.release_kept();
             }
             () = idle.notified() => director.borrow_mut().tell_drained(),
             () = looking(director) => director.borrow_mut().look_again(),

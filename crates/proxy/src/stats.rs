@@ -50,6 +50,8 @@ pub struct AppStats {
     /// `held_from_going_back` to an older version than the client had seen, `went_back` because the newer had nobody,
     /// `across_versions` served by another version than the one that had nothing, `missing_everywhere`.
     pub mixed: BTreeMap<String, u64>,
+    /// By revision, of those that are kept or serve: how many clients have a page of it open that may still load what belongs to it.
+    pub pinned: BTreeMap<u32, u64>,
     /// Complete answers per version.
     pub by_version: BTreeMap<String, u64>,
     pub lost_by_reason: BTreeMap<String, u64>,

@@ -202,6 +202,8 @@ impl Protocol {
 pub enum EndpointState {
     /// Gets new requests.
     Routed,
+    /// Gets only what pages of its revision load, as long as clients have such pages; then it is draining by itself.
+    Kept,
     /// Gets none for now and may come back; what is in flight is left alone.
     Unready,
     /// Gets none any more; `Drained` is told once nothing is in flight.

@@ -9,6 +9,7 @@ mod field;
 mod group;
 pub mod keys;
 mod paths;
+pub mod pins;
 mod token;
 mod wish;
 
@@ -37,6 +38,17 @@ pub const PLACES: u32 = 10_000;
 /// Goes round all numbers below 100 in steps that leave no stretch without: of any 100 draws each is one.
 const STEP: u64 = 37;
 
+/// A page is noted again when it is older than this part of what it may be, or than this.
+const FRESH_PART: u32 = 8;
+const FRESH_MOST_S: u32 = 60;
+
+/// The endpoints of an app that get requests, each with its weight.
+pub struct Serving<'a> {
+    pub routed: &'a [(Arc<LiveEndpoint>, u32)],
+    /// Only what the pages of their version load.
+    pub kept: &'a [(Arc<LiveEndpoint>, u32)],
+}
+
 /// What an app keeps of its clients over all tables.
 #[derive(Default)]
 pub struct Draws {
@@ -59,6 +71,8 @@ pub struct Window {
     newest: Option<u32>,
     /// The newest first; each has somebody.
     groups: Vec<Group>,
+    /// For the pages of versions that get nothing else.
+    kept: Vec<Group>,
     /// Each client has a place, which says which version it gets while there are two.
     is_drawn: bool,
     asked_in: Vec<Place>,
@@ -70,6 +84,7 @@ pub struct Window {
     /// Below this lie the places of those who have been with the newest: what is known by a header has no memory of its own.
     reached: u32,
     skew: Paths,
+    skew_max_age_s: u32,
     vary: Option<HeaderValue>,
     cookie: Box<str>,
     draws: Arc<Draws>,
@@ -106,11 +121,12 @@ impl Window {
     pub fn new(
         app: &Arc<str>,
         traffic: &Traffic,
-        endpoints: &[(Arc<LiveEndpoint>, u32)],
+        serving: &Serving<'_>,
         reached: u32,
         draws: Arc<Draws>,
     ) -> Self {
-        let groups = groups(endpoints, traffic.newest, traffic.share);
+        let kept = groups(serving.kept, traffic.newest, None);
+        let groups = groups(serving.routed, traffic.newest, traffic.share);
         let asked_in: Vec<Place> = traffic.asked_in.iter().filter_map(Place::of).collect();
         let rules: Vec<Rule> = traffic.rules.iter().filter_map(Rule::of).collect();
         let mut fields: Vec<&str> =
@@ -127,6 +143,8 @@ impl Window {
                 .filter(|first| groups.len() > 1 && traffic.newest == Some(first.revision))
                 .map_or(reached, |first| reached.max(first.up_to)),
             groups,
+            kept,
+            skew_max_age_s: traffic.skew_max_age_s,
             asked_in,
             when_gone: traffic.when_gone,
             rules,
@@ -194,7 +212,12 @@ impl Window {
             }
         }
         // What a page loads comes from where the page came from.
-        let page = wish.token.filter(|_| wish.is_asset).and_then(|token| self.group_of(token.seen));
+        let of_page = wish.token.filter(|_| wish.is_asset).map(|token| token.seen);
+        let kept = of_page.and_then(|page| self.kept.iter().find(|group| group.revision == page));
+        if let Some(claim) = kept.and_then(|group| group.choice.choose(random, tried)) {
+            return Some((claim, how));
+        }
+        let page = of_page.and_then(|page| self.group_of(page));
         let seen = wish.token.filter(|token| token.window == self.id && self.sticky != Sticky::Nothing);
         let may_get = seen.map_or(self.groups.len(), |token| self.not_older_than(token.seen));
         if let Some(token) = seen.filter(|_| self.sticky == Sticky::Instance && tried.len() == 0) {
@@ -233,6 +256,11 @@ impl Window {
     fn not_older_than(&self, revision: u32) -> usize {
         let seen = rank(self.newest, revision);
         self.groups.iter().take_while(|group| rank(self.newest, group.revision) >= seen).count()
+    }
+
+    /// All versions but this one, the newest first.
+    fn others(&self, than: u32) -> impl Iterator<Item = &Group> {
+        self.groups.iter().chain(&self.kept).filter(move |group| group.revision != than)
     }
 
     fn gives_tokens(&self) -> bool {
@@ -274,14 +302,27 @@ impl Window {
         // Answered by an older one, it has still seen the newer.
         let is_newer = |token: &Token| rank(self.newest, token.seen) > rank(self.newest, from.revision);
         let seen = own.filter(is_newer).map_or(from.revision, |token| token.seen);
-        if own.is_some_and(|token| token.seen == seen && token.instance == instance) {
+        let at_s = now_s();
+        // A page that is loaded again is as new as one that is loaded for the first time, if not to the second.
+        let is_fresh = |token: &Token| {
+            let age_s = at_s.saturating_sub(token.at_s);
+            self.skew_max_age_s == 0 || age_s < (self.skew_max_age_s / FRESH_PART).clamp(1, FRESH_MOST_S)
+        };
+        if own.is_some_and(|token| token.seen == seen && token.instance == instance && is_fresh(&token)) {
             return None;
         }
         let client = wish.token.map_or_else(|| worker.random.borrow_mut().next(), |token| token.client);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        if let Some(pins) = worker.shared.pins.get().filter(|_| self.skew_max_age_s > 0) {
+            pins.note(&self.app, client, from.revision, at_s);
+        }
         Some(Token { window: self.id, seen, place: wish.place, client, at_s, instance })
     }
+}
+
+/// In seconds since 1970.
+pub fn now_s() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// It may be stored for everybody: then what is one client's must not be in it.

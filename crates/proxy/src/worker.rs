@@ -7,8 +7,8 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -29,12 +29,15 @@ use crate::table::{Limits, Listen};
 use crate::tcp;
 use crate::trust::Peer;
 use crate::window::keys::Keys;
+use crate::window::pins::Pins;
 
 /// What all threads see.
 pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub counts: Arc<Counts>,
     pub keys: ArcSwap<Keys>,
+    /// There once an app keeps somebody for the pages of its clients.
+    pub pins: OnceLock<Pins>,
     pub spans: Option<Spans>,
 }
 

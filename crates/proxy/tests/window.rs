@@ -5,9 +5,10 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use common::*;
-use trundle_proxy::{Endpoint, Field, Rule, Sticky, Traffic, Wanted, WhenGone};
+use trundle_proxy::{Endpoint, EndpointState, Field, Rule, Sticky, Traffic, Wanted, WhenGone};
 
 /// An app of a version, which says it; under `/assets/` it has what bears its name and nothing else.
 fn app_of(version: &'static str) -> Upstream {
@@ -385,4 +386,61 @@ fn what_may_be_stored_for_everybody_carries_nothing_of_one_client() {
     let given = client.ask("/mine").header("set-cookie").unwrap().to_owned();
     assert!(given.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{given}");
     assert_eq!(client.ask("/mine").header("set-cookie"), None, "it has it");
+}
+
+/// An old instance that nobody is sent to stays as long as somebody has a page of it.
+#[test]
+fn the_last_of_a_version_is_kept_for_its_pages() {
+    let mut two = Two::with(Traffic {
+        skew_paths: vec!["/assets/*".to_owned()],
+        skew_max_age_s: 3_600,
+        ..Traffic::default()
+    });
+    let old = of(1, "3.9", 1, two.old.address);
+    let new = of(2, "4.0", 1, two.new.address);
+    two.proxy.route(vec![old.clone()]);
+    let (mut stays, mut leaves) = (Client::of(&two.proxy), Client::of(&two.proxy));
+    assert_eq!((stays.version(), leaves.version()), ("3.9".to_owned(), "3.9".to_owned()));
+    assert_eq!(two.proxy.control.app().pinned, [(1, 2)].into());
+    let kept = Endpoint { state: EndpointState::Kept, ..old.clone() };
+    two.proxy.route(vec![kept.clone(), new.clone()]);
+    // Nobody new comes there, and pages find what is theirs.
+    assert!((0..20).all(|_| Client::of(&two.proxy).version() == "4.0"));
+    assert_eq!(stays.ask("/assets/3.9.js").text(), "3.9");
+    assert_eq!(stays.ask("/assets/4.0.js").text(), "4.0");
+    assert_eq!(leaves.version(), "4.0");
+    assert_eq!(two.proxy.control.app().pinned, [(1, 1), (2, 21)].into());
+    // Also in a proxy that was started anew, and in the next table.
+    two.proxy.restart();
+    let table = two.proxy.table.clone();
+    two.proxy.control.set(&table);
+    stays.http = Http::connect(two.proxy.address);
+    assert_eq!(stays.ask("/assets/3.9.js").text(), "3.9");
+    assert!(two.proxy.control.try_recv(Duration::from_millis(100)).is_none(), "it is not drained");
+    // The last page of it is gone.
+    assert_eq!(stays.version(), "4.0");
+    assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
+    // It is on its way out, whatever the next table says and whoever comes.
+    two.proxy.route(vec![kept, new]);
+    assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
+    assert_eq!(stays.ask("/assets/3.9.js").status, 404);
+    assert_eq!(two.proxy.control.app().lost, 0);
+}
+
+#[test]
+fn a_page_grows_too_old_to_keep_anybody_for() {
+    let mut two = Two::with(Traffic {
+        skew_paths: vec!["/assets/*".to_owned()],
+        skew_max_age_s: 2,
+        ..Traffic::default()
+    });
+    let old = of(1, "3.9", 1, two.old.address);
+    two.proxy.route(vec![old.clone()]);
+    let mut client = Client::of(&two.proxy);
+    assert_eq!(client.version(), "3.9");
+    let kept = Endpoint { state: EndpointState::Kept, ..old };
+    two.proxy.route(vec![kept, of(2, "4.0", 1, two.new.address)]);
+    assert_eq!(client.ask("/assets/3.9.js").text(), "3.9");
+    assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
+    assert!(two.proxy.control.app().pinned.is_empty());
 }

@@ -178,7 +178,10 @@ impl World {
                 Some((key, Fact::Gone))
             }
             Happening::Drained(key) => {
-                let drains = self.processes.get(key).is_some_and(|p| p.route == Some(RouteState::Draining));
+                let drains = self
+                    .processes
+                    .get(key)
+                    .is_some_and(|p| matches!(p.route, Some(RouteState::Draining | RouteState::Kept)));
                 drains.then_some((key, Fact::Drained { proof: DrainProof::Proven }))
             }
             Happening::Tell(key, word) => Some((key, self.say(key, word)?)),
@@ -379,7 +382,8 @@ impl Router for Handle {
             world.change(key, |p| p.route = Some(route.state));
             match route.state {
                 RouteState::Routed => world.queue.push(now, Happening::Tell(key, Word::Routed)),
-                RouteState::Draining => {
+                // Nobody has pages open there.
+                RouteState::Draining | RouteState::Kept => {
                     let drain = world.setup.drain;
                     let after = drain.draw(&mut world.chance);
                     world.queue.push(now + after, Happening::Drained(key));

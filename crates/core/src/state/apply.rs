@@ -154,9 +154,13 @@ impl AppState {
             Action::Start { instance, purpose } => self.start(*instance, *purpose),
             Action::Drain { instance, purpose } => {
                 self.unwant(*instance, *purpose);
-                let deadline = self.now + self.settings.as_ref().map_or(0, |s| s.rollout.drain_timeout_ms);
                 self.set_phase(*instance, Phase::Draining, |i| i.stop_purpose = Some(*purpose));
-                self.set_timer(*instance, deadline, Timer::Cut(*instance));
+                let for_pages_ms = self.keeps_for_pages(*instance, *purpose);
+                if for_pages_ms > 0 {
+                    self.change(*instance, |i, _| i.kept = true);
+                }
+                let drain_ms = self.settings.as_ref().map_or(0, |s| s.rollout.drain_timeout_ms);
+                self.set_timer(*instance, self.now + for_pages_ms + drain_ms, Timer::Cut(*instance));
             }
             Action::Stop { instance, purpose, cut } => {
                 if self.instance(*instance).is_some_and(|i| i.phase.is_held()) {

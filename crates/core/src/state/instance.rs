@@ -65,6 +65,8 @@ pub struct Instance {
     pub(super) drained: Option<DrainProof>,
     pub(super) stop_purpose: Option<StopPurpose>,
     pub(super) cut: bool,
+    /// The last of its revision: as long as clients have pages of it, it gives them what these load.
+    pub(super) kept: bool,
     pub(super) failure: Option<Box<FailureCause>>,
     /// Its process ended; only the cleaning-up is left.
     pub(super) exited: bool,
@@ -91,6 +93,7 @@ impl Instance {
             drained: None,
             stop_purpose: None,
             cut: false,
+            kept: false,
             failure: None,
             exited: false,
             pid: None,
@@ -131,6 +134,10 @@ impl Instance {
     /// Stopped although requests were still running past the drain deadline.
     pub fn is_cut(&self) -> bool {
         self.cut
+    }
+    /// It drains, and gives clients what their pages of its version load.
+    pub fn is_kept(&self) -> bool {
+        self.kept && self.phase == Phase::Draining
     }
     pub fn failure(&self) -> Option<&FailureCause> {
         self.failure.as_deref()

@@ -1,6 +1,8 @@
 //! The order of versions for clients while two of them serve, for the router.
 
-use crate::ids::RevisionNumber;
+use crate::Millis;
+use crate::event::StopPurpose;
+use crate::ids::{InstanceKey, RevisionNumber};
 
 use super::AppState;
 use super::rollout::RolloutState;
@@ -17,6 +19,21 @@ pub struct Window {
 }
 
 impl AppState {
+    /// How long an instance that drains now may be kept for the pages that clients have of its version: it is the last that had
+    /// requests, and a newer version takes its place.
+    pub(super) fn keeps_for_pages(&self, instance: InstanceKey, purpose: StopPurpose) -> Millis {
+        let traffic = self.settings.as_ref().and_then(|settings| settings.listen.as_ref()?.traffic.as_ref());
+        let is_last = self.book(instance.revision).is_none_or(|book| book.ready() == 0);
+        match purpose {
+            StopPurpose::Replaced if is_last => traffic.map_or(0, |traffic| traffic.skew_max_age_ms),
+            StopPurpose::Replaced
+            | StopPurpose::Surplus
+            | StopPurpose::Failed
+            | StopPurpose::Skipped
+            | StopPurpose::Down => 0,
+        }
+    }
+
     /// Of the last rollout. One that supersedes another by a newer revision goes on in its window: who has seen 3.2 does not
     /// go back to 3.1 because 3.3 has come.
     pub fn window(&self) -> Window {

@@ -164,6 +164,7 @@ fn wakes_in_time(state: &AppState, decision: &Decision) -> Result<(), Broken> {
             | Reason::Starting { left_ms, .. }
             | Reason::MinHealthyTime { left_ms, .. }
             | Reason::Draining { left_ms, .. }
+            | Reason::Kept { left_ms, .. }
             | Reason::Backoff { left_ms, .. }
             | Reason::Bake { left_ms }
             | Reason::Deadline { left_ms } => *left_ms,
@@ -188,6 +189,7 @@ fn waits_no_more(key: InstanceKey, before: &Decision, after: &AppState) -> Resul
                 | Reason::Unready { .. }
                 | Reason::Routing { .. }
                 | Reason::Draining { .. }
+                | Reason::Kept { .. }
                 | Reason::Stopping { .. }
                 | Reason::Unknown { .. }
         )

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use trundle_core::Millis;
 use trundle_core::event::Requests;
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
+use trundle_core::reason::Reason;
 use trundle_core::settings::{Listen, Maintenance};
 use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Request, Rollout, RolloutState};
 use trundle_core::traffic::Sticky;
@@ -106,6 +107,8 @@ pub struct WindowStatus {
     pub answered: BTreeMap<String, f64>,
     /// Since the rollout began, as in `requests`.
     pub mixed: BTreeMap<String, u64>,
+    /// How many clients have pages of a version open that may still load what belongs to them.
+    pub pinned: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -167,7 +170,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
     };
     let requests = rollout.and_then(|r| requests_of(app, r, traffic));
     Status {
-        window: window_status(state, requests.as_ref()),
+        window: window_status(state, traffic, requests.as_ref()),
         app: state.app().to_string(),
         as_of: wall_ms.map(time_text),
         replicas: state.settings().map_or(0, |s| s.replicas),
@@ -226,7 +229,11 @@ fn had_to_keep(app: &App, rollout: &Rollout) -> bool {
     rollout.from.is_some() && !app.chronicle.from_nothing.contains(&rollout.id)
 }
 
-fn window_status(state: &AppState, requests: Option<&Requests>) -> Option<WindowStatus> {
+fn window_status(
+    state: &AppState,
+    traffic_now: &Traffic,
+    requests: Option<&Requests>,
+) -> Option<WindowStatus> {
     let traffic = state.settings().and_then(|s| s.listen.as_ref()?.traffic.as_ref());
     let window = state.window();
     if traffic.is_none() && window.share.is_none() {
@@ -242,6 +249,11 @@ fn window_status(state: &AppState, requests: Option<&Requests>) -> Option<Window
         share: window.share,
         answered: answered.filter(|_| all > 0).unwrap_or_default(),
         mixed: requests.map(|requests| requests.mixed.clone()).unwrap_or_default(),
+        pinned: traffic_now
+            .pinned
+            .iter()
+            .map(|(revision, count)| (state.version_of(RevisionNumber(*revision)), *count))
+            .collect(),
     })
 }
 
@@ -353,14 +365,17 @@ fn is_available(state: &AppState, instance: &Instance) -> bool {
 }
 
 /// With its sentence, and with what only the router knows.
-fn reason_json(
-    mut reason: trundle_core::reason::Reason,
-    traffic: &Traffic,
-    state: &AppState,
-) -> serde_json::Value {
-    if let trundle_core::reason::Reason::Draining { instance, in_flight, .. } = &mut reason {
-        *in_flight = InstanceKey::parse_name(state.app(), instance)
-            .and_then(|key| traffic.in_flight.get(&key).copied());
+fn reason_json(mut reason: Reason, traffic: &Traffic, state: &AppState) -> serde_json::Value {
+    match &mut reason {
+        Reason::Draining { instance, in_flight, .. } => {
+            *in_flight = InstanceKey::parse_name(state.app(), instance)
+                .and_then(|key| traffic.in_flight.get(&key).copied());
+        }
+        Reason::Kept { instance, pages, .. } if traffic.requests.is_some() => {
+            *pages = InstanceKey::parse_name(state.app(), instance)
+                .map(|key| traffic.pinned.get(&key.revision.0).copied().unwrap_or(0));
+        }
+        _ => {}
     }
     let text = reason.text();
     let mut value = serde_json::to_value(&reason).unwrap_or_default();

@@ -25,6 +25,8 @@ pub struct Traffic {
     /// None: nobody can tell now.
     pub requests: Option<Requests>,
     pub in_flight: BTreeMap<InstanceKey, u64>,
+    /// How many clients have pages of a revision open, by its number.
+    pub pinned: BTreeMap<u32, u64>,
     pub latency: BTreeMap<String, Latency>,
 }
 

@@ -117,7 +117,7 @@ impl Router for Table {
                     world.routed.insert(route.instance);
                     Fact::Routed(true)
                 }
-                RouteState::Draining => Fact::Drained { proof: DrainProof::Proven },
+                RouteState::Draining | RouteState::Kept => Fact::Drained { proof: DrainProof::Proven },
                 RouteState::Unready | RouteState::Cut => continue,
             };
             world.reports.push(Report::Seen { app: app(), instance: route.instance, fact });

@@ -10,6 +10,7 @@ use super::Director;
 use super::prepare::Prepared;
 use crate::access::{Log, Writer};
 use crate::choice::Choice;
+use crate::endpoint::LiveEndpoint;
 use crate::hold::Hold;
 use crate::maintenance::Closed;
 use crate::open::Open;
@@ -17,7 +18,7 @@ use crate::routes::{Route, Secured, Snapshot};
 use crate::sites::Site;
 use crate::table::{App, EndpointState, Listen, Table};
 use crate::trust::Trust;
-use crate::window::{Draws, Window};
+use crate::window::{Draws, Serving, Window};
 
 /// What an app keeps from one table to the next.
 struct Kept {
@@ -94,14 +95,20 @@ impl Director {
 
 fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
     let header = app.version_header.as_ref().and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
-    let endpoints = app.endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Routed);
-    let routed = endpoints.map(|endpoint| {
-        let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
-        (Arc::clone(&prepared.endpoints[&key]), endpoint.weight)
-    });
-    let routed: Vec<_> = routed.collect();
+    let with = |state| -> Vec<(Arc<LiveEndpoint>, u32)> {
+        let endpoints = app.endpoints.iter().filter(|endpoint| endpoint.state == state);
+        let live = endpoints.map(|endpoint| {
+            let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
+            (Arc::clone(&prepared.endpoints[&key]), endpoint.weight)
+        });
+        live.collect()
+    };
+    let routed = with(EndpointState::Routed);
     let name: Arc<str> = app.app.as_str().into();
-    let window = |traffic| Window::new(&name, traffic, &routed, kept.reached, Arc::clone(&kept.draws));
+    let window = |traffic| {
+        let all = Serving { routed: &routed, kept: &with(EndpointState::Kept) };
+        Window::new(&name, traffic, &all, kept.reached, Arc::clone(&kept.draws))
+    };
     Route {
         app_row: prepared.app_rows[&app.app],
         trust: Trust::parse(&app.trusted_proxies).unwrap_or_default(),

@@ -23,6 +23,8 @@ pub struct Traffic {
     pub sticky_header: Option<String>,
     /// Paths, `*` at their end for all that begins so: what one version has not is looked for at the others.
     pub skew_paths: Vec<String>,
+    /// So long a page may load what belongs to it, from when it was loaded: then nobody is kept for it.
+    pub skew_max_age_s: u32,
     /// This revision is the newest, and the others are in the order of their numbers: no client goes back in it.
     pub newest: Option<u32>,
     /// What a client was told under another number says nothing of this order.

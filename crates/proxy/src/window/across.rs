@@ -31,7 +31,11 @@ impl Copy {
     /// `None`: it is not one of those, or there is nobody else to ask.
     pub fn of(window: &Window, wish: &Wish, request: &Request<RequestBody>, shape: Shape) -> Option<Self> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD) && !shape.websocket;
-        if !wish.is_asset || window.groups.len() < 2 || !is_safe || !request.body().is_end_stream() {
+        if !wish.is_asset
+            || window.groups.len() + window.kept.len() < 2
+            || !is_safe
+            || !request.body().is_end_stream()
+        {
             return None;
         }
         Some(Self { request: again(request), shape })
@@ -60,7 +64,7 @@ pub async fn elsewhere(
         worker.shared.counts.app_cell(route.app_row, AppCell::Mixed(what)).fetch_add(1, Relaxed);
     };
     let asked = first.0.claim().endpoint().revision;
-    for group in window.groups.iter().filter(|group| group.revision != asked) {
+    for group in window.others(asked) {
         let claim = group.choice.choose(&mut worker.random.borrow_mut(), &Tried::default());
         let Some(claim) = claim else { continue };
         if let Some(found) = ask(client, route, claim, copy).await {

@@ -269,6 +269,7 @@ async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
         in_flight: in_flight
             .filter_map(|e| Some((InstanceKey::parse_name(app, &e.id)?, e.in_flight)))
             .collect(),
+        pinned: of_app.pinned.clone(),
         latency: of_app
             .latency
             .iter()

@@ -104,7 +104,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
         "traffic.rules",
         &[("header", "\"X-Canary\""), ("cookie", "\"tester\""), ("value", "\"yes\""), ("to", "\"newest\"")],
     ),
-    ("traffic.skew", &[("paths", "[\"/assets/*\"]")]),
+    ("traffic.skew", &[("paths", "[\"/assets/*\"]"), ("max_age", "\"1h\"")]),
     ("health", &[("startup", "[health.startup]"), ("ready", "[health.ready]"), ("live", "[health.live]")]),
     ("health.startup", CHECK),
     ("health.ready", CHECK),

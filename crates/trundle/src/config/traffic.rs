@@ -1,5 +1,6 @@
 //! `[traffic]`: which version a request gets while two serve. What the proxy would refuse is refused here, by the proxy's own rule.
 
+use trundle_core::Millis;
 use trundle_core::traffic::{Field, Rule, Traffic};
 use trundle_proxy as proxy;
 use trundle_versions::Range;
@@ -11,6 +12,7 @@ use super::value::{self, Wrong};
 
 /// In front of the name of a cookie.
 const COOKIE: &str = "cookie:";
+const MAX_AGE_MOST_MS: Millis = 30 * 24 * 3_600_000;
 
 pub fn read(section: &Section<'_>) -> Traffic {
     let asked_in = section.get("asked_in", value::texts).unwrap_or_default();
@@ -24,13 +26,15 @@ pub fn read(section: &Section<'_>) -> Traffic {
     at_most(section, "asked_in", fields.len());
     let rules: Vec<Rule> = section.tables("traffic.rules").iter().filter_map(rule).collect();
     at_most(section, "rules", rules.len());
+    let skew = section.table("traffic.skew");
     let traffic = Traffic {
         sticky: section.get("sticky", value::choice).unwrap_or_default(),
         sticky_header: section.get("sticky_header", header),
         asked_in: fields,
         when_gone: section.get("when_gone", value::choice).unwrap_or_default(),
         rules,
-        skew_paths: section.table("traffic.skew").map(|skew| skew_paths(&skew)).unwrap_or_default(),
+        skew_paths: skew.as_ref().map(skew_paths).unwrap_or_default(),
+        skew_max_age_ms: skew.as_ref().and_then(|skew| skew.get("max_age", max_age)).unwrap_or(0),
     };
     if section.has("sticky_header") && !section.has("sticky") {
         let message = "no client stays with anything, so a header that stands for it says nothing".to_owned();
@@ -103,6 +107,19 @@ fn to(node: &Node) -> Result<String, Wrong> {
             format!("\"{}\" is no version, and no range of them", shown(&text)),
             "write \"newest\", \"oldest\", \"4.0\", \">=4.0\" or \">=3.9 <5\"".to_owned(),
         )),
+    }
+}
+
+fn max_age(node: &Node) -> Result<Millis, Wrong> {
+    match value::duration_ms(node)? {
+        ms @ 0..=MAX_AGE_MOST_MS => Ok(ms),
+        _ => {
+            let message = "no page is open for longer than 30 days".to_owned();
+            Err(Wrong::Value(
+                message,
+                "use less, such as \"1h\": so long a rollout may wait for its end".to_owned(),
+            ))
+        }
     }
 }
 

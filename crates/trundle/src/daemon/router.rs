@@ -244,6 +244,7 @@ fn proxy_app(name: &AppName, known: &Known, state_dir: &Path) -> Option<proxy::A
             state: match route.state {
                 RouteState::Routed => proxy::EndpointState::Routed,
                 RouteState::Unready => proxy::EndpointState::Unready,
+                RouteState::Kept => proxy::EndpointState::Kept,
                 RouteState::Draining => proxy::EndpointState::Draining,
                 RouteState::Cut => proxy::EndpointState::Cut,
             },
@@ -308,6 +309,7 @@ fn traffic(written: Option<&VersionTraffic>, window: Window) -> Option<proxy::Tr
         },
         sticky_header: written.sticky_header.clone(),
         skew_paths: written.skew_paths.clone(),
+        skew_max_age_s: u32::try_from(written.skew_max_age_ms.div_ceil(1_000)).unwrap_or(u32::MAX),
         newest: window.newest.map(|revision| revision.0),
         window: window.number,
         share: window.share,
@@ -490,7 +492,10 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
             let Ok((app, key)) = InstanceKey::read_name(&id) else { return };
             let drains =
                 traffic.tables().apps.get(&app).and_then(|known| known.routes.get(&key)).is_some_and(
-                    |route| *route.incarnation == *incarnation && route.state == RouteState::Draining,
+                    |route| {
+                        *route.incarnation == *incarnation
+                            && matches!(route.state, RouteState::Draining | RouteState::Kept)
+                    },
                 );
             if drains {
                 crash_point!("router.drained");

@@ -25,6 +25,10 @@ pub fn line(window: &WindowStatus) -> Option<String> {
             window.answered.iter().map(|(version, part)| format!("{version} answered {part} %")).collect();
         parts.push(each.join(", "));
     }
+    parts.extend(window.pinned.iter().map(|(version, count)| {
+        let s = if *count == 1 { " has a page" } else { "s have pages" };
+        format!("{count} client{s} of {version}")
+    }));
     parts.extend(mixed(&window.mixed));
     (!parts.is_empty()).then(|| parts.join("; "))
 }
@@ -47,16 +51,19 @@ mod tests {
             share: Some(20),
             answered: [("3.9".to_owned(), 80.1), ("4.0".to_owned(), 19.9)].into(),
             mixed: [("across_versions".to_owned(), 3), ("went_back".to_owned(), 1)].into(),
+            pinned: [("3.9".to_owned(), 2)].into(),
         };
         let said = line(&window).unwrap();
         assert_eq!(
             said,
-            "20 of 100 go to 4.0; 3.9 answered 80.1 %, 4.0 answered 19.9 %; 1 went back to an older version; \
+            "20 of 100 go to 4.0; 3.9 answered 80.1 %, 4.0 answered 19.9 %; 2 clients have pages of 3.9; \
+             1 went back to an older version; \
              3 served across versions"
         );
         window.share = None;
         window.answered.remove("3.9");
         window.mixed.clear();
+        window.pinned.clear();
         assert_eq!(line(&window), None);
     }
 }

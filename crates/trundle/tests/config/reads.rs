@@ -30,7 +30,7 @@ sticky_header = "Authorization"
 asked_in = ["X-App-Version", "cookie:version"]
 when_gone = "refuse"
 rules = [{{ header = "X-Canary", to = "newest" }}, {{ cookie = "tester", value = "yes", to = ">=4.0" }}]
-skew = {{ paths = ["/assets/*", "/app.js"] }}
+skew = {{ paths = ["/assets/*", "/app.js"], max_age = "1h" }}
 "#
     );
     let traffic = good(&text, &[]).settings.listen.unwrap().traffic.unwrap();
@@ -46,6 +46,7 @@ skew = {{ paths = ["/assets/*", "/app.js"] }}
             Rule { field: cookie("tester"), value: Some("yes".to_owned()), to: ">=4.0".to_owned() },
         ],
         skew_paths: texts(&["/assets/*", "/app.js"]),
+        skew_max_age_ms: 3_600_000,
     };
     assert_eq!(traffic, expect);
     let empty = good(&format!("{GOOD}{listen}[traffic]\n"), &[]).settings.listen.unwrap();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use trundle_core::traffic::{Sticky, WhenGone};
 
-use super::{default, described, one_of, put, table, text, texts};
+use super::{default, described, one_of, put, table, text, texts, time};
 
 pub(super) fn traffic() -> Value {
     table(vec![
@@ -45,23 +45,7 @@ pub(super) fn traffic() -> Value {
                 "Which requests get which version, before everything else: for tests.",
             ),
         ),
-        (
-            "skew",
-            described(
-                {
-                    let mut skew = table(vec![(
-                        "paths",
-                        described(
-                            texts(),
-                            "What one version has not under these is asked of the others: /assets/*.",
-                        ),
-                    )]);
-                    put(&mut skew, "required", json!(["paths"]));
-                    skew
-                },
-                "A page of one version keeps getting the files of its version.",
-            ),
-        ),
+        ("skew", described(skew(), "A page of one version keeps getting the files of its version.")),
     ])
 }
 
@@ -74,4 +58,13 @@ fn rule() -> Value {
     ]);
     put(&mut rule, "required", json!(["to"]));
     rule
+}
+
+fn skew() -> Value {
+    let paths = "What one version has not under these is asked of the others: /assets/*.";
+    let max_age =
+        "So long after a page was loaded the last instance of its version is kept for what the page loads.";
+    let mut skew = table(vec![("paths", described(texts(), paths)), ("max_age", time(max_age, 0))]);
+    put(&mut skew, "required", json!(["paths"]));
+    skew
 }
