@@ -117,7 +117,7 @@ fn answer(
         Request::Stats => {
             let counts = &director.shared.counts;
             let mut stats = tally::stats(counts, &director.table, director.endpoints(), &director.open);
-            director.tell_pinned(&mut stats);
+            director.tell_clients(&mut stats);
             vec![Reply::Stats(stats)]
         }
         Request::Upgrade { program } => upgrade(&mut director, program, wishes, sender),

@@ -3,8 +3,8 @@
 //! A table is in force in this order: new endpoints are opened, the pointer is switched, old endpoints are closed. So at
 //! every instant a request finds an endpoint in the table it sees or in the one that has just replaced it.
 
+mod clients;
 mod drains;
-mod kept;
 mod prepare;
 mod snapshots;
 mod succession;
@@ -233,7 +233,7 @@ impl Director {
     }
 
     fn enforce(&mut self, table: Table, prepared: Prepared) {
-        self.open_pins(&table);
+        self.open_files(&table);
         let flag_of = |app: &App, endpoint: &Endpoint, live: &LiveEndpoint| match endpoint.state {
             // Once released, for good: the proof of a drain needs that.
             EndpointState::Kept if live.flag() == Flag::Draining => Flag::Draining,

@@ -12,30 +12,26 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body_util::Full;
+use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
 use crate::access::Entry;
+use crate::answer;
 use crate::ask::{self, Shape};
 use crate::body::{BodyFault, RequestBody, ResponseBody};
 use crate::challenge;
 use crate::classes::{AppCell, Lost, Mixed};
 use crate::connection::Connection;
 use crate::counts::VersionRow;
-use crate::endless::Endless;
-use crate::endpoint::{Flag, LiveEndpoint};
+use crate::endpoint::Flag;
 use crate::exchange::Exchange;
-use crate::headers;
 use crate::hold::Held;
 use crate::refusal::{self, Refusal};
-use crate::request_id::{self, REQUEST_ID};
+use crate::request_id;
 use crate::routes::{Route, Tried};
 use crate::sites::Nobody;
 use crate::table::Protocol;
-use crate::tunnel::Tunnel;
 use crate::turn::{Expired, Turn};
 use crate::upgrade;
 use crate::upstream::{AnswerBody, Upstream};
@@ -83,10 +79,10 @@ pub fn serve(
 ) -> impl Future<Output = Result<Response<ResponseBody>, Gone>> {
     let started = Instant::now();
     let client = Turn::begin(connection, started, !request.body().is_end_stream());
-    answer(client, request, started)
+    take(client, request, started)
 }
 
-async fn answer(
+async fn take(
     client: Rc<Turn>,
     request: Request<Incoming>,
     started: Instant,
@@ -178,7 +174,7 @@ async fn forward(
     let mut route = Arc::clone(route);
     let mut known = Known { shape, wish: None, copy: None };
     if let Some(window) = &route.window {
-        let wish = Wish::of(window, request.headers(), request.uri().path(), connection);
+        let wish = Wish::of(window, request.headers(), request.uri(), connection);
         if let Some(refusal) = window.refuses(&wish) {
             counts.app_cell(route.app_row, AppCell::Mixed(Mixed::AskedGone)).fetch_add(1, Relaxed);
             return fail(refusal);
@@ -265,7 +261,13 @@ async fn forward(
                     }
                     _ => *first,
                 };
-                return Sent::Answered(passed(client, &route, &known, exchange, response));
+                return Sent::Answered(answer::passed(
+                    client,
+                    &route,
+                    known.wish.as_ref(),
+                    exchange,
+                    response,
+                ));
             }
             // A kept connection that the instance had closed says nothing of the instance: it may be the only one.
             Sent::Back(unsent) if was_kept => {
@@ -360,7 +362,10 @@ async fn send(
     match answer {
         Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if shape.websocket && upgrade::is_agreed(response.headers()) {
-                opened(client, route, known, exchange, response)
+                match answer::opened(client, route, known.wish.as_ref(), exchange, response) {
+                    Ok(response) => Sent::Answered(response),
+                    Err(exchange) => bad_response(exchange),
+                }
             } else {
                 // Nobody asked to switch: bytes after this would be anything.
                 bad_response(exchange)
@@ -369,7 +374,9 @@ async fn send(
         Ok(Ok(response)) if known.copy.is_some() && response.status() == StatusCode::NOT_FOUND => {
             Sent::Missing(Box::new((exchange, response)))
         }
-        Ok(Ok(response)) => Sent::Answered(passed(client, route, known, exchange, response)),
+        Ok(Ok(response)) => {
+            Sent::Answered(answer::passed(client, route, known.wish.as_ref(), exchange, response))
+        }
         Ok(Err(unanswered)) => match unanswered.back {
             Some(request) => {
                 exchange.undo();
@@ -444,73 +451,4 @@ fn bad_response(exchange: Exchange) -> Sent {
 
 fn app_of(exchange: &Exchange) -> Arc<str> {
     Arc::clone(&exchange.claim().endpoint().app)
-}
-
-/// Hands on that the endpoint has agreed; the WebSocket begins when the client's kernel has this.
-fn opened(
-    client: &Rc<Turn>,
-    route: &Route,
-    known: &Known,
-    mut exchange: Exchange,
-    response: Response<AnswerBody>,
-) -> Sent {
-    let (mut head, _) = response.into_parts();
-    let Some((endpoint, early)) = exchange.open() else { return bad_response(exchange) };
-    headers::to_client(&mut head.headers);
-    upgrade::ask(&mut head.headers);
-    say_which(client, route, known, exchange.claim().endpoint(), &mut head.headers);
-    name_it(client, &mut head.headers);
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    client.log(|entry| entry.status = head.status.as_u16());
-    let entry = client.take_entry();
-    client.tunnel_follows(Tunnel { exchange, endpoint, early, entry });
-    Sent::Answered(Response::from_parts(head, ResponseBody::Made(Full::default())))
-}
-
-/// Hands an endpoint's answer on.
-fn passed(
-    client: &Rc<Turn>,
-    route: &Route,
-    known: &Known,
-    mut exchange: Exchange,
-    response: Response<AnswerBody>,
-) -> Response<ResponseBody> {
-    client.response_started();
-    let (mut head, body) = response.into_parts();
-    exchange.set_status(head.status);
-    client.log(|entry| entry.status = head.status.as_u16());
-    let endless = Endless::of(&head, exchange.claim().endpoint(), &client.connection);
-    headers::to_client(&mut head.headers);
-    say_which(client, route, known, exchange.claim().endpoint(), &mut head.headers);
-    name_it(client, &mut head.headers);
-    if let Some(hsts) = route.secure.hsts.as_ref().filter(|_| client.connection.is_secure) {
-        head.headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
-    }
-    if client.is_last() {
-        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    head.version = Version::HTTP_11;
-    if let Some(endless) = &endless {
-        exchange.set_kind(endless.kind());
-    }
-    Response::from_parts(head, ResponseBody::passed(body, exchange, Rc::clone(client), endless))
-}
-
-/// The client learns which version has answered, and what it shall keep of it.
-fn say_which(client: &Turn, route: &Route, known: &Known, from: &LiveEndpoint, headers: &mut HeaderMap) {
-    if let Some(name) = &route.version_header {
-        headers.insert(name.clone(), from.version_value.clone());
-    }
-    if let (Some(window), Some(wish)) = (&route.window, &known.wish) {
-        let connection = &client.connection;
-        window.tell(wish, from, &connection.worker, headers, connection.is_secure);
-    }
-}
-
-/// The client learns by which name its request is in the logs, unless the app has said it.
-fn name_it(client: &Turn, headers: &mut HeaderMap) {
-    if let (Some(id), http::header::Entry::Vacant(entry)) = (client.request_id(), headers.entry(REQUEST_ID)) {
-        entry.insert(id.clone());
-    }
 }

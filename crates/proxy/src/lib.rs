@@ -26,6 +26,7 @@ pub mod stats;
 pub mod table;
 
 mod access;
+mod answer;
 mod ask;
 mod binary;
 mod body;
@@ -94,11 +95,12 @@ pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Requ
 pub use error::ProxyError;
 pub use sites::{check_host, check_path};
 use slots::Slot;
-pub use stats::{AppStats, EndpointStats, Histogram, Stats};
+pub use stats::{AppStats, Caller, EndpointStats, FormatUses, Histogram, Stats};
+pub use table::formats::{check_format_name, check_link};
 pub use table::traffic::{check_cookie, check_header, check_pattern};
 pub use table::{
-    AccessFormat, AccessLog, App, Endpoint, EndpointState, Field, Limits, Listen, Maintenance, PROTOCOL,
-    Protocol, Rule, Sticky, Table, TlsFiles, Traffic, Wanted, WhenGone,
+    AccessFormat, AccessLog, App, Endpoint, EndpointState, Field, Format, Limits, Listen, Maintenance,
+    PROTOCOL, Protocol, Rule, Sticky, Table, TlsFiles, Traffic, Wanted, WhenGone,
 };
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";

@@ -70,6 +70,7 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
     let shared = Arc::new(Shared {
         keys: ArcSwap::from_pointee(keys),
         pins: OnceLock::new(),
+        uses: OnceLock::new(),
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         counts: Arc::new(counts),
         spans: Spans::from_environment(),

@@ -52,6 +52,8 @@ pub struct AppStats {
     pub mixed: BTreeMap<String, u64>,
     /// By revision, of those that are kept or serve: how many clients have a page of it open that may still load what belongs to it.
     pub pinned: BTreeMap<u32, u64>,
+    /// By format, who has used it.
+    pub formats: BTreeMap<String, FormatUses>,
     /// Complete answers per version.
     pub by_version: BTreeMap<String, u64>,
     pub lost_by_reason: BTreeMap<String, u64>,
@@ -66,6 +68,22 @@ pub struct AppStats {
     pub endpoints: Vec<EndpointStats>,
     /// Per version, from the request's head to the last byte of its answer, of complete answers.
     pub latency: BTreeMap<String, Histogram>,
+}
+
+/// Who has used a format, as far as it was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FormatUses {
+    /// Since when it is looked at, in seconds since 1970; None: not yet.
+    pub since_s: Option<u64>,
+    pub callers: BTreeMap<String, Caller>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub count: u64,
+    /// In seconds since 1970.
+    pub last_s: u64,
 }
 
 /// One endpoint of the present table, or one that still has requests in flight.

@@ -3,6 +3,8 @@
 //! These are the types on the control socket and in `STATE_DIR/proxy-table.json`. They hold addresses, weights
 //! and labels, and never the reason why an endpoint is in a given state.
 
+pub mod formats;
+mod limits;
 pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use formats::Format;
+pub use limits::Limits;
 pub use traffic::{Field, Rule, Sticky, Traffic, Wanted, WhenGone};
 
 /// The version of the control protocol and of the table. This one and the one before it are accepted.
@@ -87,6 +91,12 @@ pub struct App {
     /// Which version a request gets, where that matters.
     #[serde(default)]
     pub traffic: Option<Traffic>,
+    /// What its clients speak, to know who still speaks what.
+    #[serde(default)]
+    pub formats: Vec<Format>,
+    /// The header that says who the caller is, if it is not `User-Agent`.
+    #[serde(default)]
+    pub caller_header: Option<String>,
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
 }
@@ -212,57 +222,6 @@ pub enum EndpointState {
     Cut,
 }
 
-/// Bounds for one app. Every field has a default, so that an empty object is a full set of limits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Bytes of request line and headers together; more is answered with 431.
-    pub header_bytes: usize,
-    /// Number of headers; more is answered with 431.
-    pub headers: usize,
-    /// Bytes of a request body; more is answered with 413. `None` is unlimited.
-    pub body_bytes: Option<u64>,
-    /// From the first byte of a request to the end of its headers.
-    pub header_timeout_ms: u64,
-    /// A connection without a request, or a body that makes no progress.
-    pub idle_timeout_ms: u64,
-    /// Bytes a second that a body of HTTP/1.1 has to bring on average while it is waited for, once `header_timeout_ms` of that is
-    /// over; 0: any.
-    pub body_rate: u64,
-    /// From the last byte that went up to the head of the response.
-    pub response_timeout_ms: u64,
-    /// For one attempt to connect to an endpoint. One whose queue is full drops the first packet, and Linux sends it again after
-    /// 1 s and 3 s: a limit of 1 s would give up just before.
-    pub connect_timeout_ms: u64,
-    /// Streams that must move to another endpoint are told at moments spread over this time.
-    pub drain_spread_ms: u64,
-    /// Requests wait so long for an instance while there is none, counted from when the last one left. 0: they do not.
-    pub hold_ms: u64,
-    /// So many of them at once; more are refused.
-    pub hold_requests: usize,
-    /// Client connections at once; above it, new ones wait in the kernel's queue.
-    pub max_connections: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            header_bytes: 64 * 1024,
-            headers: 100,
-            body_bytes: None,
-            header_timeout_ms: 10_000,
-            idle_timeout_ms: 75_000,
-            body_rate: 240,
-            response_timeout_ms: 60_000,
-            connect_timeout_ms: 5_000,
-            drain_spread_ms: 2_000,
-            hold_ms: 0,
-            hold_requests: 1_000,
-            max_connections: 10_000,
-        }
-    }
-}
-
 impl Table {
     /// The order of tables: a table with a smaller stamp never replaces one with a greater.
     #[must_use]
@@ -338,6 +297,8 @@ impl App {
             challenges: None,
             maintenance: None,
             traffic: None,
+            formats: Vec::new(),
+            caller_header: None,
             endpoints: Vec::new(),
         }
     }
@@ -354,6 +315,10 @@ impl App {
         self.hosts.iter().try_for_each(|host| crate::sites::check_host(host))?;
         self.paths.iter().try_for_each(|path| crate::sites::check_path(path))?;
         self.limits.validate().map_err(|reason| format!("limits of app `{}`: {reason}", self.app))?;
+        formats::validate(&self.formats).map_err(|reason| format!("app `{}`: {reason}", self.app))?;
+        if let Some(name) = &self.caller_header {
+            traffic::check_header(name).map_err(|reason| format!("app `{}`: {reason}", self.app))?;
+        }
         if let Some(traffic) = &self.traffic {
             traffic.validate().map_err(|reason| format!("traffic of app `{}`: {reason}", self.app))?;
         }
@@ -371,50 +336,6 @@ impl App {
             if !ids.insert((&endpoint.id, &endpoint.incarnation)) {
                 return Err(format!("endpoint `{}` appears twice in app `{}`", endpoint.id, self.app));
             }
-        }
-        Ok(())
-    }
-}
-
-impl Limits {
-    /// Of each bound the widest: for connections of which nobody knows yet whose they are.
-    pub fn widest<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
-        let wider = |a: Self, b: &Self| Self {
-            header_bytes: a.header_bytes.max(b.header_bytes),
-            headers: a.headers.max(b.headers),
-            body_bytes: a.body_bytes.zip(b.body_bytes).map(|(a, b)| a.max(b)),
-            header_timeout_ms: a.header_timeout_ms.max(b.header_timeout_ms),
-            idle_timeout_ms: a.idle_timeout_ms.max(b.idle_timeout_ms),
-            body_rate: a.body_rate.min(b.body_rate),
-            response_timeout_ms: a.response_timeout_ms.max(b.response_timeout_ms),
-            connect_timeout_ms: a.connect_timeout_ms.max(b.connect_timeout_ms),
-            drain_spread_ms: a.drain_spread_ms.max(b.drain_spread_ms),
-            hold_ms: a.hold_ms.max(b.hold_ms),
-            hold_requests: a.hold_requests.max(b.hold_requests),
-            max_connections: a.max_connections.max(b.max_connections),
-        };
-        all.fold(None, |widest: Option<Self>, one| {
-            Some(widest.map_or_else(|| one.clone(), |w| wider(w, one)))
-        })
-        .unwrap_or_default()
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        let at_least_one = [
-            ("header_timeout_ms", self.header_timeout_ms),
-            ("idle_timeout_ms", self.idle_timeout_ms),
-            ("response_timeout_ms", self.response_timeout_ms),
-            ("connect_timeout_ms", self.connect_timeout_ms),
-            ("max_connections", self.max_connections as u64),
-        ];
-        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`{name}` is 0, it must be at least 1"));
-        }
-        if !(256..=1024 * 1024).contains(&self.header_bytes) {
-            return Err(format!("`header_bytes` is {}, it must be 256 to 1048576", self.header_bytes));
-        }
-        if !(1..=1000).contains(&self.headers) {
-            return Err(format!("`headers` is {}, it must be 1 to 1000", self.headers));
         }
         Ok(())
     }

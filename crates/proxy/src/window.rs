@@ -5,12 +5,15 @@
 //! goes to another one and is counted.
 
 pub mod across;
+pub mod callers;
 mod field;
+mod formats;
 mod group;
 pub mod keys;
 mod paths;
 pub mod pins;
 mod token;
+pub mod uses;
 mod wish;
 
 use std::sync::Arc;
@@ -24,10 +27,11 @@ use crate::choice::Choice;
 use crate::endpoint::{Claim, LiveEndpoint};
 use crate::refusal::Refusal;
 use crate::routes::{Random, Tried};
-use crate::table::{Sticky, Traffic, Wanted, WhenGone};
+use crate::table::{self, Sticky, Traffic, Wanted, WhenGone};
 use crate::worker::Worker;
 
 use field::Place;
+use formats::Formats;
 use group::{Group, groups, rank};
 use paths::Paths;
 pub use token::Token;
@@ -88,6 +92,9 @@ pub struct Window {
     vary: Option<HeaderValue>,
     cookie: Box<str>,
     draws: Arc<Draws>,
+    formats: Formats,
+    /// Says who a caller is.
+    caller: HeaderName,
 }
 
 struct Rule {
@@ -121,6 +128,7 @@ impl Window {
     pub fn new(
         app: &Arc<str>,
         traffic: &Traffic,
+        (formats, caller_header): (&[table::Format], Option<&str>),
         serving: &Serving<'_>,
         reached: u32,
         draws: Arc<Draws>,
@@ -157,6 +165,10 @@ impl Window {
             vary,
             cookie: format!("trundle-{app}").into(),
             draws,
+            formats: Formats::new(formats),
+            caller: caller_header
+                .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+                .unwrap_or(header::USER_AGENT),
             app: Arc::clone(app),
         }
     }
@@ -276,6 +288,9 @@ impl Window {
         headers: &mut HeaderMap,
         is_secure: bool,
     ) {
+        if let Some(format) = wish.format.and_then(|at| self.formats.get(at)) {
+            format.say(headers);
+        }
         if let Some(vary) = &self.vary {
             headers.append(header::VARY, vary.clone());
         }
@@ -335,7 +350,7 @@ fn is_shared(headers: &HeaderMap) -> bool {
 }
 
 impl Rule {
-    fn of(rule: &crate::table::Rule) -> Option<Self> {
+    fn of(rule: &table::Rule) -> Option<Self> {
         let to = match &rule.to {
             Wanted::Newest => To::Newest,
             Wanted::Oldest => To::Oldest,

@@ -28,8 +28,10 @@ use crate::spans::Spans;
 use crate::table::{Limits, Listen};
 use crate::tcp;
 use crate::trust::Peer;
+use crate::window::callers::Callers;
 use crate::window::keys::Keys;
 use crate::window::pins::Pins;
+use crate::window::uses::Uses;
 
 /// What all threads see.
 pub struct Shared {
@@ -38,6 +40,8 @@ pub struct Shared {
     pub keys: ArcSwap<Keys>,
     /// There once an app keeps somebody for the pages of its clients.
     pub pins: OnceLock<Pins>,
+    /// There once an app names the formats that its clients speak.
+    pub uses: OnceLock<Uses>,
     pub spans: Option<Spans>,
 }
 
@@ -93,6 +97,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub pools: Rc<Pools>,
     pub random: RefCell<Random>,
+    /// Where callers of formats are counted.
+    pub callers: RefCell<Callers>,
     connections: RefCell<HashMap<u64, (Listen, Rc<Connection>)>>,
     next_connection: Cell<u64>,
     /// A table came into force, an address or this thread is on its way out.
@@ -124,6 +130,7 @@ pub fn start(
             shared,
             pools: Rc::new(Pools::new()),
             random: RefCell::new(Random::new()),
+            callers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
             changed: Notify::new(),

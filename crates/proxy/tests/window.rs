@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::*;
-use trundle_proxy::{Endpoint, EndpointState, Field, Rule, Sticky, Traffic, Wanted, WhenGone};
+use trundle_proxy::{Endpoint, EndpointState, Field, Format, Rule, Sticky, Traffic, Wanted, WhenGone};
 
 /// An app of a version, which says it; under `/assets/` it has what bears its name and nothing else.
 fn app_of(version: &'static str) -> Upstream {
@@ -443,4 +443,58 @@ fn a_page_grows_too_old_to_keep_anybody_for() {
     assert_eq!(client.ask("/assets/3.9.js").text(), "3.9");
     assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
     assert!(two.proxy.control.app().pinned.is_empty());
+}
+
+#[test]
+fn who_uses_which_format_is_counted_and_the_old_one_says_when_it_ends() {
+    let app = app_of("4.0");
+    let mut proxy = Proxy::start_with(|app| {
+        let v2 = Format {
+            name: "v2".to_owned(),
+            header: Some("Accept".to_owned()),
+            value: Some("application/vnd.shop.v2+json".to_owned()),
+            ..Format::default()
+        };
+        let v1 = Format {
+            name: "v1".to_owned(),
+            path: Some("/orders*".to_owned()),
+            deprecated_at_s: Some(1_764_547_200),
+            sunset_s: Some(1_767_225_600),
+            link: Some("/docs/v2".to_owned()),
+            ..Format::default()
+        };
+        app.formats = vec![v2, v1];
+    });
+    proxy.route(vec![routed("a", app.address)]);
+    let ask = |proxy: &Proxy, path: &str, lines: &str| {
+        raw(proxy.address, &format!("GET {path} HTTP/1.1\r\nHost: web.test\r\n{lines}\r\n"))
+    };
+    for _ in 0..3 {
+        let old = ask(&proxy, "/orders/7", "User-Agent: ios/1\r\n");
+        assert_eq!(old.header("deprecation"), Some("@1764547200"));
+        assert_eq!(old.header("sunset"), Some("Thu, 01 Jan 2026 00:00:00 GMT"));
+        assert_eq!(old.header("link"), Some("</docs/v2>; rel=\"successor-version\""));
+    }
+    let new = ask(&proxy, "/orders/7", "User-Agent: ios/2\r\nAccept: application/vnd.shop.v2+json\r\n");
+    assert_eq!((new.header("deprecation"), new.header("link")), (None, None));
+    ask(&proxy, "/orders/8", "");
+    ask(&proxy, "/elsewhere", "User-Agent: ios/1\r\n");
+    let uses = |proxy: &mut Proxy| {
+        let formats = proxy.control.app().formats;
+        let callers = |format: &str| -> Vec<(String, u64)> {
+            formats[format].callers.iter().map(|(name, caller)| (name.clone(), caller.count)).collect()
+        };
+        assert!(formats.values().all(|uses| uses.since_s.is_some()), "{formats:?}");
+        (callers("v1"), callers("v2"))
+    };
+    let counted = |name: &str, count: u64| (name.to_owned(), count);
+    let expect = (vec![counted("127.0.0.1", 1), counted("ios/1", 3)], vec![counted("ios/2", 1)]);
+    assert_eq!(uses(&mut proxy), expect);
+    proxy.restart();
+    assert_eq!(uses(&mut proxy), expect, "also in a proxy that was started anew");
+    // By another header.
+    proxy.table.apps[0].caller_header = Some("X-Client".to_owned());
+    proxy.route(vec![routed("a", app.address)]);
+    ask(&proxy, "/orders/9", "User-Agent: ios/1\r\nX-Client: warehouse\r\n");
+    assert!(uses(&mut proxy).0.contains(&counted("warehouse", 1)));
 }

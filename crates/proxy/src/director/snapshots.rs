@@ -105,10 +105,13 @@ fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
     };
     let routed = with(EndpointState::Routed);
     let name: Arc<str> = app.app.as_str().into();
-    let window = |traffic| {
+    let window = || {
         let all = Serving { routed: &routed, kept: &with(EndpointState::Kept) };
-        Window::new(&name, traffic, &all, kept.reached, Arc::clone(&kept.draws))
+        let formats = (&*app.formats, app.caller_header.as_deref());
+        let traffic = app.traffic.clone().unwrap_or_default();
+        Window::new(&name, &traffic, formats, &all, kept.reached, kept.draws)
     };
+    let has_window = app.traffic.is_some() || !app.formats.is_empty();
     Route {
         app_row: prepared.app_rows[&app.app],
         trust: Trust::parse(&app.trusted_proxies).unwrap_or_default(),
@@ -125,7 +128,7 @@ fn route(app: &App, prepared: &Prepared, kept: Kept) -> Route {
             hsts: app.hsts_s.and_then(|s| HeaderValue::from_str(&format!("max-age={s}")).ok()),
         },
         choice: Choice::new(routed.iter().map(|(endpoint, weight)| (endpoint, *weight))),
-        window: app.traffic.as_ref().map(window),
+        window: has_window.then(window),
         app: name,
     }
 }

@@ -2,11 +2,11 @@
 
 use std::hash::Hasher as _;
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use trundle_versions::Range;
 
 use super::field::cookie;
-use super::{PLACES, To, Token, Window};
+use super::{PLACES, To, Token, Window, now_s};
 use crate::connection::Connection;
 
 pub struct Wish {
@@ -19,13 +19,20 @@ pub struct Wish {
     /// A header says who the client is, and so its place.
     pub(super) is_known_by_header: bool,
     pub(super) token: Option<Token>,
+    /// The format that it speaks.
+    pub(super) format: Option<usize>,
     /// It loads what belongs to a page.
     pub(super) is_asset: bool,
 }
 
 impl Wish {
-    pub fn of(window: &Window, headers: &HeaderMap, path: &str, connection: &Connection) -> Self {
+    pub fn of(window: &Window, headers: &HeaderMap, target: &Uri, connection: &Connection) -> Self {
         let worker = &connection.worker;
+        let path = target.path();
+        let format = window.formats.of(headers, path, target.query());
+        if let Some(at) = format {
+            window.note_use(at, headers, connection);
+        }
         let (to, asked) = window.asked(headers);
         let subject = window.subject.as_ref().and_then(|name| headers.get(name));
         let token = cookie(headers, &window.cookie).filter(|_| window.gives_tokens() && subject.is_none());
@@ -39,11 +46,20 @@ impl Wish {
             (None, _) => 0,
         };
         let is_asset = window.skew.cover(path);
-        Self { to, asked, place, is_known_by_header: subject.is_some(), token, is_asset }
+        Self { to, asked, place, is_known_by_header: subject.is_some(), token, format, is_asset }
     }
 }
 
 impl Window {
+    /// Who calls is what its header says, or else its address.
+    fn note_use(&self, format: usize, headers: &HeaderMap, connection: &Connection) {
+        let worker = &connection.worker;
+        let (Some(uses), Some(format)) = (worker.shared.uses.get(), self.formats.get(format)) else { return };
+        let said = headers.get(&self.caller).or(connection.peer_value.as_ref());
+        let caller = said.map_or(&b"(unknown)"[..], |value| value.as_bytes());
+        worker.callers.borrow_mut().note(uses, (&self.app, &format.name), caller, now_s());
+    }
+
     /// What a rule says, or the client itself. Words that are no range are served by nobody.
     fn asked(&self, headers: &HeaderMap) -> (Option<To>, Option<Box<str>>) {
         if let Some(rule) = self.rules.iter().find(|rule| rule.fits(headers)) {

@@ -1,4 +1,5 @@
-//! Endpoints that are kept for the pages of their version: they leave when nobody has such a page any more.
+//! What is remembered of clients beside their requests: who has which page open, so that somebody is kept for it, and who has used
+//! which format.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +8,15 @@ use crate::stats::Stats;
 use crate::table::{App, EndpointState, Table};
 use crate::window::now_s;
 use crate::window::pins::{FILE, Pins};
+use crate::window::uses::{self, Uses};
 
 use super::Director;
 
 impl Director {
     /// Without a file of who has which page nobody is kept.
-    pub(super) fn open_pins(&self, table: &Table) {
+    pub(super) fn open_files(&self, table: &Table) {
         let is_wanted = |app: &App| app.traffic.as_ref().is_some_and(|traffic| traffic.skew_max_age_s > 0);
+        self.open_uses(table);
         if self.shared.pins.get().is_some() || !table.apps.iter().any(is_wanted) {
             return;
         }
@@ -25,6 +28,22 @@ impl Director {
         }
     }
 
+    /// Without a file nobody can say who uses what, and no format is quiet.
+    fn open_uses(&self, table: &Table) {
+        if self.shared.uses.get().is_none() && table.apps.iter().any(|app| !app.formats.is_empty()) {
+            match Uses::open(&self.state_dir.join(uses::FILE)) {
+                Ok(uses) => drop(self.shared.uses.set(uses)),
+                Err(error) => {
+                    log_line!("trundle proxy: who uses which format is not counted: {}: {error}", uses::FILE);
+                }
+            }
+        }
+        let Some(uses) = self.shared.uses.get() else { return };
+        for app in &table.apps {
+            app.formats.iter().for_each(|format| uses.watch(&app.app, &format.name, now_s()));
+        }
+    }
+
     /// How many clients have a page of the revision.
     pub fn pinned(&self, app: &App, revision: u32) -> u64 {
         let max_age_s = app.traffic.as_ref().map_or(0, |traffic| traffic.skew_max_age_s);
@@ -33,11 +52,15 @@ impl Director {
     }
 
     /// Of each revision in the table.
-    pub fn tell_pinned(&self, stats: &mut Stats) {
+    pub fn tell_clients(&self, stats: &mut Stats) {
         for app in &self.table.apps {
             let Some(of_app) = stats.apps.get_mut(&app.app) else { continue };
             let revisions: BTreeSet<u32> = app.endpoints.iter().map(|endpoint| endpoint.revision).collect();
             let pinned = revisions.into_iter().map(|revision| (revision, self.pinned(app, revision)));
+            if let Some(uses) = self.shared.uses.get() {
+                let names = app.formats.iter().map(|format| format.name.as_str());
+                of_app.formats = uses.of_app(&app.app, names).into_iter().collect();
+            }
             of_app.pinned = pinned.filter(|(_, count)| *count > 0).collect();
         }
     }

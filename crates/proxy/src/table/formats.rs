@@ -1,0 +1,71 @@
+//! The formats that an app's clients speak, as a table says them.
+
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+
+use super::traffic::{MOST_ENTRIES, check_header, check_pattern};
+
+/// At most this many bytes in a name, a value that is compared, and a link.
+const MOST_BYTES: usize = 200;
+
+/// A request belongs to the first format all of whose conditions hold; one without any takes what is left.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Format {
+    pub name: String,
+    /// `*` at its end stands for all that begins so.
+    pub path: Option<String>,
+    /// The request has this header.
+    pub header: Option<String>,
+    /// And its value, or one of the elements of its list, is this.
+    pub value: Option<String>,
+    /// The query has this: `format`, or `format=1`.
+    pub query: Option<String>,
+    /// Since when, or from when on, it is deprecated, in seconds since 1970: said with its answers (RFC 9745).
+    pub deprecated_at_s: Option<i64>,
+    /// When it will be gone (RFC 8594).
+    pub sunset_s: Option<i64>,
+    /// Where its successor is described or found (RFC 8288).
+    pub link: Option<String>,
+}
+
+pub(super) fn validate(formats: &[Format]) -> Result<(), String> {
+    if formats.len() > MOST_ENTRIES {
+        return Err(format!("{} formats, at most {MOST_ENTRIES} are possible", formats.len()));
+    }
+    for (at, format) in formats.iter().enumerate() {
+        check_format_name(&format.name)?;
+        if formats[..at].iter().any(|other| other.name == format.name) {
+            return Err(format!("format `{}` appears twice", format.name));
+        }
+        format.path.iter().try_for_each(|path| check_pattern(path))?;
+        format.header.iter().try_for_each(|name| check_header(name))?;
+        format.link.iter().try_for_each(|link| check_link(link))?;
+        if format.value.is_some() && format.header.is_none() {
+            return Err(format!("format `{}` has a value and no header", format.name));
+        }
+        let texts = [&format.value, &format.query];
+        if texts.into_iter().flatten().any(|text| text.is_empty() || text.len() > MOST_BYTES) {
+            return Err(format!("format `{}`: a value has 1 to {MOST_BYTES} bytes", format.name));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a format can have this name; why not, and after `; ` what helps.
+pub fn check_format_name(name: &str) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !name.is_empty() && name.len() <= 64 && name.bytes().all(is_plain) {
+        return Ok(());
+    }
+    Err(format!("{name:?} cannot be the name of a format; use 1 to 64 letters, digits and - _ ."))
+}
+
+/// The same of a link: it stands between `<` and `>` in a header.
+pub fn check_link(link: &str) -> Result<(), String> {
+    let is_plain = !link.is_empty() && link.len() <= MOST_BYTES && !link.contains(['<', '>', ' ', '"']);
+    if is_plain && HeaderValue::from_str(link).is_ok() {
+        return Ok(());
+    }
+    Err(format!("{link:?} is not a link; write it like /v2/orders or https://shop.example/docs/v2"))
+}
