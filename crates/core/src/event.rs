@@ -147,6 +147,10 @@ pub enum Command {
         to: RevisionNumber,
         aborted: bool,
     },
+    /// What comes with it was allowed although this spoke against it.
+    Forced {
+        against: Vec<String>,
+    },
     Pause,
     Resume,
     /// Of a hundred clients or requests so many get the target, as long as the rollout stands still; None: by its instances.

@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod event;
+pub mod formats;
 pub mod health;
 pub mod ids;
 pub mod invariants;

@@ -168,6 +168,8 @@ pub fn duration_text(ms: Millis) -> String {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
         1_000..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        7_200_000.. if (ms / 60_000).is_multiple_of(60) => format!("{} h", ms / 3_600_000),
+        7_200_000.. => format!("{} h {} min", ms / 3_600_000, ms / 60_000 % 60),
         _ if (ms / 1000).is_multiple_of(60) => format!("{} min", ms / 60_000),
         _ => format!("{} min {} s", ms / 60_000, ms / 1000 % 60),
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
+use crate::formats::Format;
 use crate::limits::{Budget, CountOrPercent, Order, Written};
 use crate::traffic::Traffic;
 
@@ -57,6 +58,12 @@ pub struct Listen {
     /// Which version a request gets while two serve.
     #[serde(default)]
     pub traffic: Option<Traffic>,
+    /// What its clients speak.
+    #[serde(default)]
+    pub formats: Vec<Format>,
+    /// The header that says who a caller is, if it is not `User-Agent`.
+    #[serde(default)]
+    pub caller_header: Option<String>,
 }
 
 fn drain_spread_ms() -> Millis {
@@ -88,6 +95,8 @@ impl Default for Listen {
             drain_spread_ms: drain_spread_ms(),
             limits: TrafficLimits::default(),
             traffic: None,
+            formats: Vec::new(),
+            caller_header: None,
         }
     }
 }

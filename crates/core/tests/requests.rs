@@ -35,6 +35,7 @@ fn name(command: &Command) -> String {
         Command::TurnBack { to, aborted: false } => format!("turn back to revision {to}"),
         Command::AddRevision { revision } => format!("add revision {}", revision.number),
         Command::Configure { settings } => format!("configure {}", settings.replicas),
+        Command::Forced { .. } => "forced".into(),
         Command::Pause => "pause".into(),
         Command::Resume => "resume".into(),
         Command::Share { of_a_hundred } => format!("share {of_a_hundred:?}"),
@@ -46,7 +47,7 @@ fn name(command: &Command) -> String {
 
 fn deploy(world: &World, version: &str) -> DeployRequest {
     let settings = world.state.settings().unwrap().clone();
-    DeployRequest { template: template(version), settings, if_idle: false, step: false, seen_rollout: None }
+    DeployRequest::new(template(version), settings)
 }
 
 fn ask_deploy(world: &World, request: DeployRequest) -> String {

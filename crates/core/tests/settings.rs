@@ -28,13 +28,7 @@ fn a_deploy_leaves_closed_what_a_person_has_closed() {
     assert_eq!((again.says.as_str(), again.commands.len()), ("web is closed for maintenance already", 0));
     // The file says nothing of it.
     let file = settings(2, counts(1, 0));
-    let deploy = DeployRequest {
-        template: template("2"),
-        settings: file,
-        if_idle: false,
-        step: false,
-        seen_rollout: None,
-    };
+    let deploy = DeployRequest::new(template("2"), file);
     world.request(Request::Deploy(Box::new(deploy)));
     world.run();
     assert_eq!(world.state.last_rollout().unwrap().state, RolloutState::Succeeded);

@@ -335,7 +335,7 @@ fn after_a_failed_way_back_a_deploy_of_what_is_wanted_goes_on() {
     world.fate = Box::new(|_, _| Fate::Ready);
     let template = world.state.revisions().values().next().unwrap().template.clone();
     let settings = world.state.settings().unwrap().clone();
-    let request = DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
+    let request = DeployRequest::new(template, settings);
     world.request(Request::Deploy(Box::new(request)));
     world.run();
     assert_eq!((world.outcome(), world.ready_of(1).len()), (RolloutState::Succeeded, 4));

@@ -53,6 +53,9 @@ fn why_a_rollout_stopped() {
         assert_eq!(cause.text(), text);
     }
     assert_eq!(duration_text(3_660_000), "61 min");
+    assert_eq!(duration_text(7_199_000), "119 min 59 s");
+    assert_eq!(duration_text(7_200_000), "2 h");
+    assert_eq!(duration_text(86_399_000), "23 h 59 min");
     assert_eq!(duration_text(59_999), "59.9 s");
 }
 

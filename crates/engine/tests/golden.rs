@@ -226,6 +226,7 @@ fn one_of_each() -> Vec<Event> {
         commanded(Command::Skip { instance: key(2, 2) }),
         start(key(1, 5), StartPurpose::Restore),
         commanded(Command::Share { of_a_hundred: Some(20) }),
+        commanded(Command::Forced { against: vec!["v1 was used".into()] }),
         commanded(Command::Resume),
         start(key(2, 3), StartPurpose::Roll),
         fail(key(2, 3), FailureCause::NotReady { after_ms: 5_000 }),
@@ -295,7 +296,7 @@ kinds!(command, COMMANDS, Command, {
     Command::Configure { .. } => "command configure", Command::AddRevision { .. } => "command add revision",
     Command::Roll { .. } => "command roll", Command::TurnBack { .. } => "command turn back",
     Command::Pause => "command pause", Command::Resume => "command resume", Command::Retry { .. } => "command retry",
-    Command::Share { .. } => "command share",
+    Command::Share { .. } => "command share", Command::Forced { .. } => "command forced",
     Command::Skip { .. } => "command skip", Command::Down => "command down",
 });
 kinds!(rollout_kind, ROLLOUT_KINDS, RolloutKind, {

@@ -262,13 +262,7 @@ fn deploy(version: &str) -> Request {
     };
     let listen = Some(Listen::http("127.0.0.1:1"));
     let settings = AppSettings { replicas: REPLICAS, rollout, listen, fixed_port: false };
-    Request::Deploy(Box::new(DeployRequest {
-        template,
-        settings,
-        if_idle: false,
-        step: false,
-        seen_rollout: None,
-    }))
+    Request::Deploy(Box::new(DeployRequest::new(template, settings)))
 }
 
 fn ask(request: Request) -> Input {

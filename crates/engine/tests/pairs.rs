@@ -37,11 +37,8 @@ fn of_fifty_pairs_one_wins_and_the_other_hears_by_whom() {
                     let rollout = RolloutSettings::default();
                     let settings = AppSettings { replicas: 4, rollout, listen, fixed_port: false };
                     let deploy = DeployRequest {
-                        template,
-                        settings,
-                        if_idle: false,
-                        step: false,
                         seen_rollout: Some(before),
+                        ..DeployRequest::new(template, settings)
                     };
                     let (answer, answered) = mpsc::channel();
                     let reply = Box::new(move |said| answer.send(said).unwrap());

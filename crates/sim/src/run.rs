@@ -134,8 +134,7 @@ impl Sim {
     ) -> Result<Result<Answer, Denied>, BadName> {
         let settings = self.setup.settings.clone();
         let template = template(version)?;
-        let mut request =
-            DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
+        let mut request = DeployRequest::new(template, settings);
         change(&mut request);
         Ok(self.ask(Request::Deploy(Box::new(request))))
     }

@@ -119,6 +119,7 @@ fn command_word(command: &trundle_core::event::Command) -> String {
         Command::AddRevision { revision } => format!("revision {}", revision.number),
         Command::Roll { target, .. } => format!("roll to {target}"),
         Command::TurnBack { to, .. } => format!("turn back to {to}"),
+        Command::Forced { against } => format!("forced against {}", against.len()),
         Command::Pause => "pause".to_owned(),
         Command::Resume => "resume".to_owned(),
         Command::Share { of_a_hundred: Some(share) } => format!("share {share}"),

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use trundle_engine::view::Status;
 use trundle_proxy::stats::bucket_top_us;
-use trundle_proxy::{AppStats, Histogram, Stats};
+use trundle_proxy::{AppStats, Caller, Histogram, Stats};
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -154,6 +154,21 @@ fn not_answered(page: &mut Page, stats: &Stats) {
     for (app, of) in &stats.apps {
         of.mixed.iter().for_each(|(what, count)| page.line(name, &[("app", app), ("what", what)], *count));
     }
+    let (name, last) = ("trundle_format_uses_total", "trundle_format_last_use_timestamp_seconds");
+    let each = |page: &mut Page, name: &str, of: fn(&Caller) -> u64| {
+        for (app, stats) in &stats.apps {
+            for (format, uses) in &stats.formats {
+                for (caller, counted) in &uses.callers {
+                    let labels = [("app", app.as_str()), ("format", format), ("caller", caller)];
+                    page.line(name, &labels, of(counted));
+                }
+            }
+        }
+    };
+    page.family(name, "counter", "Requests that speak a format, by who calls.");
+    each(page, name, |caller| caller.count);
+    page.family(last, "gauge", "The last of them, in seconds since 1970.");
+    each(page, last, |caller| caller.last_s);
     let kinds: [FamilyOf; 2] = [
         ("trundle_requests_told_total", "Streams whose clients were asked to come again.", |app| {
             &app.told_by_kind

@@ -130,6 +130,8 @@ impl AppState {
                 self.turn_back(*to, *aborted, PauseCause::Person { by: by.to_owned() });
             }
             Command::Pause => self.pause(PauseCause::Person { by: by.to_owned() }),
+            // For people.
+            Command::Forced { .. } => {}
             Command::Resume => self.resume(),
             Command::Share { of_a_hundred } => {
                 if let Some(rollout) = self.open_rollout_mut() {

@@ -27,7 +27,7 @@ use crate::settings::AppSettings;
 
 pub use book::{Book, Class, Counts, Slots};
 pub use instance::{Instance, Phase};
-pub use request::{DeployRequest, Refusal, Request, Step};
+pub use request::{DeployRequest, Known, Refusal, Request, Step};
 pub use rollout::{FailureRecord, Progress, Rollout, RolloutState};
 use timers::Timers;
 use watermarks::Bounds;

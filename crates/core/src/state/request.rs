@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Command, RolloutKind};
+use crate::formats::{self, Asked, Format, Watched};
 use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
 use crate::revision::{Revision, Template};
 use crate::settings::{AppSettings, Listen, Maintenance};
@@ -44,6 +45,36 @@ pub struct DeployRequest {
     pub step: bool,
     /// The newest rollout that the asker knew of. Another one by now: somebody else was faster.
     pub seen_rollout: Option<RolloutId>,
+    /// Whatever speaks against it is journaled, and it is done.
+    #[serde(default)]
+    pub force: bool,
+    /// Filled in by who carries the request to the state.
+    #[serde(default)]
+    pub known: Known,
+}
+
+/// What a state cannot know by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Who uses which format; None: nobody can tell.
+    pub watched: Option<Vec<Watched>>,
+    /// The present in seconds since 1970.
+    pub now_s: Option<i64>,
+}
+
+impl DeployRequest {
+    /// Nothing but this.
+    pub fn new(template: Template, settings: AppSettings) -> Self {
+        Self {
+            template,
+            settings,
+            if_idle: false,
+            step: false,
+            seen_rollout: None,
+            force: false,
+            known: Known::default(),
+        }
+    }
 }
 
 /// Not allowed now. The text says why and what to do.
@@ -176,6 +207,18 @@ impl AppState {
                 open.id
             ));
         }
+        let against = self.objections_to(deploy);
+        if !against.is_empty() && !deploy.force {
+            return refuse(format!(
+                "{} of {} stops serving what clients speak: {}; wait until that is over, or deploy with --force",
+                deploy.template.version,
+                self.app,
+                against.join("; ")
+            ));
+        }
+        if !against.is_empty() {
+            commands.insert(0, Command::Forced { against });
+        }
         let target = match known {
             Some(revision) if same_as_target => self.target.unwrap_or(revision.number),
             Some(revision) => revision.number,
@@ -195,6 +238,28 @@ impl AppState {
             *step = deploy.step;
         }
         Ok(step)
+    }
+
+    /// Formats of the file, and those of now that it does not name.
+    fn objections_to(&self, deploy: &DeployRequest) -> Vec<String> {
+        let of =
+            |settings: &AppSettings| settings.listen.as_ref().map(|l| l.formats.clone()).unwrap_or_default();
+        let mut formats = of(&deploy.settings);
+        let now = self.settings.as_ref().map(of).unwrap_or_default();
+        let is_new = |format: &Format| formats.iter().all(|other| other.name != format.name);
+        let left: Vec<Format> = now.into_iter().filter(is_new).collect();
+        formats.extend(left);
+        let live = self.books.iter().filter(|(_, book)| book.counts().live() > 0);
+        let running: Vec<String> = live.map(|(revision, _)| self.version_of(*revision)).collect();
+        formats::objections(
+            &formats,
+            &Asked {
+                to: deploy.template.version.as_str(),
+                running: &running,
+                watched: deploy.known.watched.as_deref(),
+                now_s: deploy.known.now_s,
+            },
+        )
     }
 
     /// While instances come and go the share follows them: any other would ask too much of those that are few.

@@ -151,11 +151,11 @@ impl Node {
     fn ask(&self, app: &App, happening: Happening) -> Vec<Command> {
         let request = match happening {
             Happening::Deploy(version) => Request::Deploy(Box::new(DeployRequest {
-                template: template(&version.to_string()),
-                settings: self.state.settings().cloned().unwrap_or_else(|| app.settings()),
-                if_idle: false,
                 step: app.step,
-                seen_rollout: None,
+                ..DeployRequest::new(
+                    template(&version.to_string()),
+                    self.state.settings().cloned().unwrap_or_else(|| app.settings()),
+                )
             })),
             Happening::Pause => Request::Pause,
             Happening::Resume => Request::Resume,

@@ -67,6 +67,7 @@ fn command_words(by: &str, command: &Command, state: &AppState) -> Option<Words>
         Command::TurnBack { to, .. } => {
             ("rolling_back", format!("goes back to {}, by {by}", state.version_of(*to)))
         }
+        Command::Forced { against } => ("forced", format!("forced by {by} although {}", against.join("; "))),
         Command::Pause => ("paused", format!("paused by {by}")),
         Command::Resume => ("resumed", format!("resumed by {by}")),
         Command::Share { of_a_hundred: Some(share) } => {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use trundle_core::Millis;
 use trundle_core::event::Requests;
+use trundle_core::formats::{Caller, Format};
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
 use trundle_core::reason::Reason;
 use trundle_core::settings::{Listen, Maintenance};
@@ -89,11 +90,25 @@ pub struct Status {
     /// Who gets which version while two serve; None where nothing is set up for it.
     #[serde(default)]
     pub window: Option<WindowStatus>,
+    /// What clients speak, and who still speaks it.
+    #[serde(default)]
+    pub formats: Vec<FormatStatus>,
     /// Of `pause`, `resume`, `abort` and `rollback` those that would do something now.
     #[serde(default)]
     pub allowed: Vec<String>,
     /// What keeps Trundle itself from working, if anything.
     pub trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FormatStatus {
+    pub name: String,
+    /// The versions that serve it: a range.
+    pub served: String,
+    /// It is looked at for so long; None: not yet, or nobody can tell now.
+    pub watched_ms: Option<u64>,
+    /// The last one first.
+    pub callers: Vec<Caller>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -170,6 +185,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
     };
     let requests = rollout.and_then(|r| requests_of(app, r, traffic));
     Status {
+        formats: format_status(state, traffic),
         window: window_status(state, traffic, requests.as_ref()),
         app: state.app().to_string(),
         as_of: wall_ms.map(time_text),
@@ -227,6 +243,22 @@ impl Status {
 /// On an app's first rollout, or after `down`, there was nothing that had to be kept available.
 fn had_to_keep(app: &App, rollout: &Rollout) -> bool {
     rollout.from.is_some() && !app.chronicle.from_nothing.contains(&rollout.id)
+}
+
+fn format_status(state: &AppState, traffic: &Traffic) -> Vec<FormatStatus> {
+    let formats = state.settings().and_then(|s| s.listen.as_ref()).map(|listen| &listen.formats);
+    let of = |format: &Format| {
+        let watched = traffic.watched.iter().flatten().find(|watched| watched.format == format.name);
+        let mut callers = watched.map(|watched| watched.callers.clone()).unwrap_or_default();
+        callers.sort_by_key(|caller| caller.ago_ms);
+        FormatStatus {
+            name: format.name.clone(),
+            served: format.served.clone(),
+            watched_ms: watched.and_then(|watched| watched.for_ms),
+            callers,
+        }
+    };
+    formats.into_iter().flatten().map(of).collect()
 }
 
 fn window_status(

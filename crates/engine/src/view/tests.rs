@@ -89,13 +89,7 @@ impl World {
 
     fn deploy(&mut self, version: &str) {
         let settings = self.settings.clone();
-        let deploy = DeployRequest {
-            template: template(version),
-            settings,
-            if_idle: false,
-            step: false,
-            seen_rollout: None,
-        };
+        let deploy = DeployRequest::new(template(version), settings);
         self.ask(Request::Deploy(Box::new(deploy)));
     }
 

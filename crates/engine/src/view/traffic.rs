@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use trundle_core::event::Requests;
+use trundle_core::formats::Watched;
 use trundle_core::ids::{InstanceKey, RolloutId};
 use trundle_core::state::{Rollout, RolloutState};
 
@@ -27,6 +28,8 @@ pub struct Traffic {
     pub in_flight: BTreeMap<InstanceKey, u64>,
     /// How many clients have pages of a revision open, by its number.
     pub pinned: BTreeMap<u32, u64>,
+    /// Who uses which format; None: nobody can tell now.
+    pub watched: Option<Vec<Watched>>,
     pub latency: BTreeMap<String, Latency>,
 }
 

@@ -144,7 +144,7 @@ pub fn deploy(version: &str) -> Input {
     };
     let listen = Listen::http("127.0.0.1:1");
     let settings = AppSettings { replicas: 4, rollout, listen: Some(listen), fixed_port: false };
-    let request = DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
+    let request = DeployRequest::new(template, settings);
     Input::Request {
         app: app(),
         by: "ann".into(),

@@ -23,7 +23,7 @@ use trundle_core::Millis;
 use trundle_core::event::{Command, Requests};
 use trundle_core::ids::{AppName, InstanceKey, RevisionNumber};
 use trundle_core::settings::Listen;
-use trundle_core::state::Request;
+use trundle_core::state::{Known, Request};
 use trundle_engine::view::{self, AsOf, Line, Status};
 use trundle_engine::{Denied, Input};
 
@@ -144,12 +144,13 @@ async fn daemon(State(served): State<Served>) -> Answer<DaemonInfo> {
 async fn ask(
     State(served): State<Served>,
     UrlPath(app): UrlPath<String>,
-    Json(ask): Json<Ask>,
+    Json(mut ask): Json<Ask>,
 ) -> Answer<Told> {
     let app = app_name(&app)?;
     check_asker(&ask.by)?;
-    if let Request::Deploy(deploy) = &ask.request {
+    if let Request::Deploy(deploy) = &mut ask.request {
         door_is_free(&served, &app, deploy.settings.listen.clone()).await?;
+        deploy.known = known(&served.traffic, &app).await;
     }
     if let Request::Rollback(Some(revision)) = ask.request {
         is_known(&served.handle, &app, revision).await?;
@@ -257,6 +258,15 @@ async fn tell_engine(handle: &Handle, app: AppName, by: String, request: Request
     }
 }
 
+/// What a state cannot know by itself. An app that the proxy has not heard of has no callers.
+async fn known(traffic: &Traffic, app: &AppName) -> Known {
+    let now_ms = clock::wall_ms();
+    let of_app = |stats: trundle_proxy::Stats| {
+        stats.apps.get(app.as_str()).map(|of_app| crate::daemon::watched(of_app, now_ms)).unwrap_or_default()
+    };
+    Known { watched: traffic.stats().await.map(of_app), now_s: i64::try_from(now_ms / 1_000).ok() }
+}
+
 async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
     let Some(stats) = traffic.stats().await else { return view::Traffic::default() };
     // It was never asked to route this one.
@@ -270,6 +280,7 @@ async fn traffic_of(traffic: &Traffic, app: &AppName) -> view::Traffic {
             .filter_map(|e| Some((InstanceKey::parse_name(app, &e.id)?, e.in_flight)))
             .collect(),
         pinned: of_app.pinned.clone(),
+        watched: Some(crate::daemon::watched(of_app, clock::wall_ms())),
         latency: of_app
             .latency
             .iter()

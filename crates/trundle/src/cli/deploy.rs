@@ -29,6 +29,7 @@ fn door_hint(message: &str) -> &'static str {
 pub struct How {
     pub if_idle: bool,
     pub step: bool,
+    pub force: bool,
 }
 
 pub async fn run(
@@ -60,8 +61,9 @@ pub async fn run(
     };
     let (name, settings) = (loaded.name.clone(), loaded.settings.clone());
     let template = prepare(context, &loaded.path, loaded.draft)?;
-    let How { if_idle, step } = how;
-    let request = DeployRequest { template, settings, if_idle, step, seen_rollout: seen };
+    let How { if_idle, step, force } = how;
+    let request =
+        DeployRequest { if_idle, step, force, seen_rollout: seen, ..DeployRequest::new(template, settings) };
     let mut by = who();
     for (key, value) in meta {
         by.push_str(&format!(

@@ -141,6 +141,9 @@ enum Command {
         /// Pauses after each batch (10) until `trundle resume`
         #[arg(long)]
         step: bool,
+        /// Also what would be refused for the sake of clients; what spoke against it is journaled
+        #[arg(long)]
+        force: bool,
     },
     /// Follows a rollout and ends with its exit code
     Wait {
@@ -396,8 +399,8 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Plan { state: Some(state), .. } => plan::for_situation(context, &state),
         Command::Plan { file, exit_code, state: None } => plan::for_file(context, &file, exit_code).await,
         Command::Simulate { file, world } => simulate::run(context, &file, &world),
-        Command::Deploy { file, follow, meta, if_idle, step } => {
-            deploy::run(context, &file, &follow, &meta, deploy::How { if_idle, step }).await
+        Command::Deploy { file, follow, meta, if_idle, step, force } => {
+            deploy::run(context, &file, &follow, &meta, deploy::How { if_idle, step, force }).await
         }
         Command::Wait { rollout, which, timeout } => follow::wait(context, rollout, which.app, timeout).await,
         Command::Status { app, watch } => status::run(context, app, watch).await,

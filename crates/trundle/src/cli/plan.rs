@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::json;
 use trundle_core::Millis;
 use trundle_core::event::{Action, Event, Fact};
+use trundle_core::formats::Watched;
 use trundle_core::ids::AppName;
 use trundle_core::plan::{Assumed, plan};
 use trundle_core::reason::duration_text;
 use trundle_core::revision::Template;
 use trundle_core::situation::{Situation, answer};
-use trundle_core::state::{AppState, DeployRequest, Request};
+use trundle_core::state::{AppState, DeployRequest, Known, Request};
 use trundle_engine::journal::{Entry, SqliteJournal, Store};
 use trundle_engine::view;
 
@@ -57,13 +58,8 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
     let mut state = apps.remove(&name).map_or_else(|| AppState::new(name.clone()), |app| app.state);
     let template = template(context, loaded)?;
     let before = state.target().and_then(|t| state.revision(t)).map(|r| r.template.clone());
-    let request = DeployRequest {
-        template: template.clone(),
-        settings,
-        if_idle: false,
-        step: false,
-        seen_rollout: None,
-    };
+    let known = known(context, &name).await;
+    let request = DeployRequest { known, ..DeployRequest::new(template.clone(), settings) };
     let step = state.permit(&Request::Deploy(Box::new(request))).map_err(|r| Stop::Refused(r.to_string()))?;
     let now = state.now();
     for command in &step.commands {
@@ -113,6 +109,18 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
         }
     }
     Ok(if exit_code && changes { Exit::Changes } else { Exit::Done })
+}
+
+/// Who uses what, as a daemon says it; without one nobody can tell.
+async fn known(context: &Context, app: &AppName) -> Known {
+    let now_s = i64::try_from(crate::clock::wall_ms() / 1_000).ok();
+    let Ok(status) = context.client.status(app.as_str()).await else { return Known { watched: None, now_s } };
+    let watched = status.formats.into_iter().map(|format| Watched {
+        format: format.name,
+        for_ms: format.watched_ms,
+        callers: format.callers,
+    });
+    Known { watched: Some(watched.collect()), now_s }
 }
 
 /// Like a deploy would make it. Without a state directory nothing is left behind.

@@ -9,7 +9,7 @@ use trundle_drivers::prepare::Draft;
 
 use super::environment::{self, Caller};
 use super::section::Section;
-use super::{Secrets, health, listen, rollout, run, traffic, value};
+use super::{Secrets, formats, health, listen, rollout, run, traffic, value};
 
 /// What is None has a problem told.
 pub struct App {
@@ -37,8 +37,11 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
     let mut listen = top.table("listen").map(|section| listen::read(&section, folder, port));
     if let Some(section) = top.table("traffic") {
         let traffic = traffic::read(&section);
+        let caller_header = section.get("caller_header", value::checked_by(trundle_proxy::check_header));
         match &mut listen {
-            Some(listen) if listen.tcp.is_none() => listen.traffic = Some(traffic),
+            Some(listen) if listen.tcp.is_none() => {
+                (listen.traffic, listen.caller_header) = (Some(traffic), caller_header);
+            }
             Some(_) => {
                 let message =
                     "listen.tcp carries bytes that are no HTTP, so [traffic] says nothing".to_owned();
@@ -51,6 +54,17 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
                     message,
                     "write where they come in: [listen] and http = \"127.0.0.1:8080\"",
                 );
+            }
+        }
+    }
+    if top.has("formats") {
+        let formats = formats::read(top);
+        match &mut listen {
+            Some(listen) if listen.tcp.is_none() => listen.formats = formats,
+            Some(_) | None => {
+                let message =
+                    "[[formats]] are what clients speak over HTTP, and this app takes no such requests";
+                top.refuse("formats", message.to_owned(), "write under [listen]: http = \"127.0.0.1:8080\"");
             }
         }
     }

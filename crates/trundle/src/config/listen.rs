@@ -106,6 +106,8 @@ pub fn read(section: &Section<'_>, folder: &Path, port: Port) -> Listen {
         drain_spread_ms: section.get("drain_spread", up_to_an_hour).unwrap_or(default.drain_spread_ms),
         limits: section.table("listen.limits").map(|limits| self::limits(&limits)).unwrap_or_default(),
         traffic: None,
+        formats: Vec::new(),
+        caller_header: None,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod duration;
 mod env_file;
 mod environment;
 mod findings;
+mod formats;
 mod health;
 mod keys;
 mod listen;

@@ -34,7 +34,7 @@ pub enum Value {
     Integer(Option<i64>, Raw),
     Float(f64, Raw),
     Bool(bool, Raw),
-    Date(Raw),
+    Date(String, Raw),
     List(Vec<Node>),
     Table(Table),
 }
@@ -51,7 +51,7 @@ impl Value {
             Self::Float(..) => "a number with a point",
             Self::Bool(true, _) => "true",
             Self::Bool(false, _) => "false",
-            Self::Date(_) => "a date",
+            Self::Date(..) => "a date",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
         }
@@ -60,7 +60,7 @@ impl Value {
     /// The text of a value that is no text, if it came without quotes from the command line.
     pub fn raw(&self) -> Option<&str> {
         match self {
-            Self::Integer(_, raw) | Self::Float(_, raw) | Self::Bool(_, raw) | Self::Date(raw) => {
+            Self::Integer(_, raw) | Self::Float(_, raw) | Self::Bool(_, raw) | Self::Date(_, raw) => {
                 raw.as_deref()
             }
             Self::Text(_) | Self::List(_) | Self::Table(_) => None,
@@ -100,7 +100,7 @@ fn of_value(value: &DeValue<'_>, place: &dyn Fn(Range<usize>) -> Place, raw: Opt
         }
         DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN), own_raw()),
         DeValue::Boolean(flag) => Value::Bool(*flag, own_raw()),
-        DeValue::Datetime(_) => Value::Date(own_raw()),
+        DeValue::Datetime(date) => Value::Date(date.to_string(), own_raw()),
         // What stands inside brackets is TOML: there a text has its quotes.
         DeValue::Array(items) => {
             let item = |item: &Spanned<DeValue<'_>>| {

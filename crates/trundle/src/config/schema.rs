@@ -3,6 +3,7 @@
 //! Words and defaults are taken from the types that the reader fills. A test holds the keys against the reader's own list.
 //! It is no second reader: whether values fit together, and whether files are there, only `validate` knows.
 
+mod formats;
 mod listen;
 mod run;
 mod traffic;
@@ -15,6 +16,7 @@ use trundle_core::revision::{Check, Probe};
 use trundle_core::settings::{MAX_REPLICAS, OnFailure, RolloutSettings};
 
 use super::duration;
+use formats::formats;
 use listen::listen;
 use run::run;
 use traffic::traffic;
@@ -33,6 +35,7 @@ pub fn document() -> Value {
             "listen",
             described(listen(), "Where clients come in. Leave it out for a worker that takes no requests."),
         ),
+        ("formats", described(formats(), "What clients speak, until when, and which versions serve it.")),
         ("traffic", described(traffic(), "Which version a request gets while two serve.")),
         (
             "health",

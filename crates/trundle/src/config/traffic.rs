@@ -8,7 +8,7 @@ use trundle_versions::Range;
 use super::node::Node;
 use super::section::Section;
 use super::source::shown;
-use super::value::{self, Wrong};
+use super::value::{self, Wrong, checked_by};
 
 /// In front of the name of a cookie.
 const COOKIE: &str = "cookie:";
@@ -29,7 +29,7 @@ pub fn read(section: &Section<'_>) -> Traffic {
     let skew = section.table("traffic.skew");
     let traffic = Traffic {
         sticky: section.get("sticky", value::choice).unwrap_or_default(),
-        sticky_header: section.get("sticky_header", header),
+        sticky_header: section.get("sticky_header", checked_by(proxy::check_header)),
         asked_in: fields,
         when_gone: section.get("when_gone", value::choice).unwrap_or_default(),
         rules,
@@ -69,17 +69,9 @@ fn good(text: &str, check: fn(&str) -> Result<(), String>) -> Result<String, (St
     })
 }
 
-fn header(node: &Node) -> Result<String, Wrong> {
-    good(&value::text(node)?, proxy::check_header).map_err(|(message, hint)| Wrong::Value(message, hint))
-}
-
-fn cookie(node: &Node) -> Result<String, Wrong> {
-    good(&value::text(node)?, proxy::check_cookie).map_err(|(message, hint)| Wrong::Value(message, hint))
-}
-
 fn rule(section: &Section<'_>) -> Option<Rule> {
-    let by_header = section.get("header", header).map(Field::Header);
-    let by_cookie = section.get("cookie", cookie).map(Field::Cookie);
+    let by_header = section.get("header", checked_by(proxy::check_header)).map(Field::Header);
+    let by_cookie = section.get("cookie", checked_by(proxy::check_cookie)).map(Field::Cookie);
     match (section.has("header"), section.has("cookie")) {
         (true, true) => {
             let message = "a rule looks at one thing, this one has header and cookie".to_owned();

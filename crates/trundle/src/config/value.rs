@@ -60,6 +60,20 @@ pub fn text_up_to(longest: usize) -> impl Fn(&Node) -> Result<String, Wrong> {
     }
 }
 
+/// A text that passes a check of the proxy, whose words are a message and, after `; `, a hint.
+pub fn checked_by(check: fn(&str) -> Result<(), String>) -> impl Fn(&Node) -> Result<String, Wrong> {
+    move |node| {
+        let text = text(node)?;
+        match check(&text) {
+            Ok(()) => Ok(text),
+            Err(why) => {
+                let (message, hint) = why.split_once("; ").unwrap_or((&why, ""));
+                Err(Wrong::Value(message.to_owned(), hint.to_owned()))
+            }
+        }
+    }
+}
+
 /// A checked name; the rule is the hint.
 pub fn name<T: FromStr<Err = BadName>>(node: &Node) -> Result<T, Wrong> {
     if let (Value::Integer(..) | Value::Float(..), None) = (&node.value, node.value.raw()) {

@@ -21,7 +21,7 @@ use trundle_engine::ports::Report;
 use trundle_engine::{Engine, Input};
 
 pub use engine_thread::{Handle, Message};
-pub use router::{Traffic, doors, requests};
+pub use router::{Traffic, doors, requests, watched};
 
 /// Names the variable by which a debug build is told to behave badly, so that the demo can be seen to find it.
 pub const PLANT: &str = "TRUNDLE_PLANT_BUG";

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use trundle_core::event::{DrainProof, Fact, Requests};
+use trundle_core::formats::{Caller, Format, Watched};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Protocol;
 use trundle_core::settings::{AccessFormat, AccessLog, Listen};
@@ -270,9 +271,39 @@ fn proxy_app(name: &AppName, known: &Known, state_dir: &Path) -> Option<proxy::A
             retry_after_s: maintenance.retry_after_ms.map(|ms| ms.div_ceil(1000)),
         }),
         traffic: traffic(listen.traffic.as_ref(), known.window),
+        formats: listen.formats.iter().map(format).collect(),
+        caller_header: listen.caller_header.clone(),
         endpoints: endpoints.collect(),
         ..doors(name, listen)
     })
+}
+
+fn format(format: &Format) -> proxy::Format {
+    proxy::Format {
+        name: format.name.clone(),
+        path: format.matches.path.clone(),
+        header: format.matches.header.clone(),
+        value: format.matches.value.clone(),
+        query: format.matches.query.clone(),
+        deprecated_at_s: format.deprecated_at_s,
+        sunset_s: format.sunset_s,
+        link: format.link.clone(),
+    }
+}
+
+/// What the proxy knows of who uses which format, at this moment of the wall clock.
+pub fn watched(stats: &proxy::AppStats, now_ms: u64) -> Vec<Watched> {
+    let ago_ms = |s: u64| now_ms.saturating_sub(s.saturating_mul(1_000));
+    let of = |(format, uses): (&String, &proxy::FormatUses)| Watched {
+        format: format.clone(),
+        for_ms: uses.since_s.map(ago_ms),
+        callers: uses
+            .callers
+            .iter()
+            .map(|(name, c)| Caller { name: name.clone(), count: c.count, ago_ms: ago_ms(c.last_s) })
+            .collect(),
+    };
+    stats.formats.iter().map(of).collect()
 }
 
 /// None: a request may go to any version.

@@ -47,6 +47,9 @@ pub fn render(status: &Status) -> String {
     if let Some(line) = status.window.as_ref().and_then(super::window::line) {
         let _ = writeln!(out, "  {}: {line}", bold("versions"));
     }
+    for line in status.formats.iter().filter_map(super::window::callers) {
+        let _ = writeln!(out, "  {}: {line}", bold("formats"));
+    }
     for revision in &status.revisions {
         let _ = writeln!(
             out,

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use trundle_engine::view::WindowStatus;
+use trundle_core::formats::Caller;
+use trundle_core::reason::duration_text;
+use trundle_drivers::logs::printable;
+use trundle_engine::view::{FormatStatus, WindowStatus};
 
 /// Each count with its words, the most important first.
 const WORDS: [(&str, &str); 6] = [
@@ -31,6 +34,21 @@ pub fn line(window: &WindowStatus) -> Option<String> {
     }));
     parts.extend(mixed(&window.mixed));
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// So many callers of a format are named.
+const CALLERS: usize = 5;
+
+/// Who speaks a format; None: nobody has been seen.
+pub fn callers(format: &FormatStatus) -> Option<String> {
+    let one = |caller: &Caller| {
+        let ago = duration_text(caller.ago_ms);
+        format!("{} ({}, last {ago} ago)", printable(&caller.name), caller.count)
+    };
+    let named: Vec<_> = format.callers.iter().take(CALLERS).map(one).collect();
+    let more = format.callers.len().saturating_sub(CALLERS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| format!("{} is used by {}{more}", format.name, named.join(", ")))
 }
 
 /// The counts that there are, in words.
@@ -65,5 +83,23 @@ mod tests {
         window.mixed.clear();
         window.pinned.clear();
         assert_eq!(line(&window), None);
+    }
+
+    #[test]
+    fn the_callers_of_a_format_are_named() {
+        let caller = |name: &str, ago_ms| Caller { name: name.to_owned(), count: 3, ago_ms };
+        let mut format = FormatStatus {
+            name: "v1".to_owned(),
+            served: "<4.1".to_owned(),
+            watched_ms: Some(1),
+            callers: vec![caller("curl\u{1b}[31m", 2_000), caller("ios", 61_000)],
+        };
+        let said = callers(&format).unwrap();
+        assert!(said.starts_with("v1 is used by curl") && !said.contains('\u{1b}'), "{said:?}");
+        assert!(said.ends_with("ios (3, last 1 min 1 s ago)"), "{said}");
+        format.callers = vec![caller("x", 1_000); 8];
+        assert!(callers(&format).unwrap().ends_with("x (3, last 1 s ago) and 3 more"));
+        format.callers.clear();
+        assert_eq!(callers(&format), None);
     }
 }

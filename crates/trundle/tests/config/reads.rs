@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use trundle_core::formats::Match;
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::revision::{Port, Probe, Protocol, Quiet, QuietBy, RunLimits, StopSignal};
 use trundle_core::settings::{AccessFormat, AccessLog, OnFailure, RolloutSettings};
@@ -51,6 +52,41 @@ skew = {{ paths = ["/assets/*", "/app.js"], max_age = "1h" }}
     assert_eq!(traffic, expect);
     let empty = good(&format!("{GOOD}{listen}[traffic]\n"), &[]).settings.listen.unwrap();
     assert_eq!(empty.traffic, Some(Traffic::default()));
+}
+
+#[test]
+fn what_clients_speak() {
+    let text = format!(
+        r#"{GOOD}[listen]
+http = "127.0.0.1:80"
+[traffic]
+caller_header = "X-Client"
+[[formats]]
+name = "v1"
+match = {{ path = "/v1/*", header = "Accept", value = "text/x", query = "a=1" }}
+served = "<4.1"
+successor = "v2"
+link = "/v2"
+deprecated_at = 2025-12-01
+sunset = "2026-01-01T00:00:00Z"
+remove_after = 2026-01-01
+quiet_for = "0s"
+[[formats]]
+name = "v2"
+served = ">=4.0"
+"#
+    );
+    let listen = good(&text, &[]).settings.listen.unwrap();
+    assert_eq!(listen.caller_header.as_deref(), Some("X-Client"));
+    let [v1, v2] = &listen.formats[..] else { panic!("{:?}", listen.formats) };
+    let some = |text: &str| Some(text.to_owned());
+    let matches =
+        Match { path: some("/v1/*"), header: some("Accept"), value: some("text/x"), query: some("a=1") };
+    assert_eq!((&v1.matches, &v2.matches), (&matches, &Match::default()));
+    assert_eq!((v1.deprecated_at_s, v1.sunset_s), (Some(1_764_547_200), Some(1_767_225_600)));
+    assert_eq!((v1.remove_after_s, v1.quiet_for_ms), (v1.sunset_s, 0));
+    assert_eq!((v1.successor.as_deref(), v1.link.as_deref()), (Some("v2"), Some("/v2")));
+    assert_eq!((v2.quiet_for_ms, v2.deprecated_at_s), (24 * 3_600_000, None));
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn deploy_request(site: &Site) -> Value {
     let template = Template::plain("1.0".parse().unwrap(), command);
     let rollout = RolloutSettings::default();
     let settings = AppSettings { replicas: 1, rollout, listen: None, fixed_port: false };
-    let request = DeployRequest { template, settings, if_idle: false, step: false, seen_rollout: None };
+    let request = DeployRequest::new(template, settings);
     json!({ "by": "ann", "request": Request::Deploy(Box::new(request)) })
 }
 

@@ -64,13 +64,7 @@ impl World {
     }
 
     fn deploy(&mut self, version: &str, pool: &str) {
-        let request = DeployRequest {
-            template: template(version, pool),
-            settings: settings(),
-            if_idle: false,
-            step: false,
-            seen_rollout: None,
-        };
+        let request = DeployRequest::new(template(version, pool), settings());
         for command in self.state.permit(&Request::Deploy(Box::new(request))).unwrap().commands {
             self.note(Event::Commanded { by: "ann<script>alert(4)</script>".into(), command });
         }

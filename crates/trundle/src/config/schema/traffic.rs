@@ -39,6 +39,10 @@ pub(super) fn traffic() -> Value {
             ),
         ),
         (
+            "caller_header",
+            described(text(), "The header that says who uses a format; User-Agent without it."),
+        ),
+        (
             "rules",
             described(
                 json!({ "type": "array", "items": rule(), "maxItems": 16 }),

@@ -1,0 +1,124 @@
+//! When a version may stop serving a format, and what is said when it may not.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{World, counts, settings, template};
+use trundle_core::event::Command;
+use trundle_core::formats::{Asked, Caller, Format, Match, Watched, objections, quiet_for_ms};
+use trundle_core::settings::{AppSettings, Listen};
+use trundle_core::state::{DeployRequest, Known, Request};
+
+const DAY_MS: u64 = 24 * 3_600_000;
+
+fn format(name: &str, served: &str) -> Format {
+    Format {
+        name: name.to_owned(),
+        matches: Match::default(),
+        served: served.to_owned(),
+        successor: None,
+        link: None,
+        deprecated_at_s: None,
+        sunset_s: None,
+        remove_after_s: None,
+        quiet_for_ms: quiet_for_ms(),
+    }
+}
+
+/// v1 until 4.0, v2 from 4.0 on.
+fn both() -> Vec<Format> {
+    vec![Format { successor: Some("v2".to_owned()), ..format("v1", "<4.1") }, format("v2", ">=4.0")]
+}
+
+fn watched(for_ms: u64, callers: &[(&str, u64, u64)]) -> Vec<Watched> {
+    let caller = |(name, count, ago_ms): &(&str, u64, u64)| Caller {
+        name: (*name).to_owned(),
+        count: *count,
+        ago_ms: *ago_ms,
+    };
+    let callers = callers.iter().map(caller).collect();
+    vec![Watched { format: "v1".to_owned(), for_ms: Some(for_ms), callers }]
+}
+
+fn check(formats: &[Format], to: &str, running: &[&str], watched: Option<&[Watched]>, expect: &[&str]) {
+    let running: Vec<String> = running.iter().map(|v| (*v).to_owned()).collect();
+    let asked = Asked { to, running: &running, watched, now_s: Some(1_000_000) };
+    assert_eq!(objections(formats, &asked), expect, "to {to} from {running:?}");
+}
+
+#[test]
+fn a_format_may_go_when_its_successor_is_everywhere_and_it_is_quiet() {
+    let quiet = watched(DAY_MS, &[("curl", 9, DAY_MS)]);
+    check(&both(), "4.1", &["4.0"], Some(&quiet), &[]);
+    check(&both(), "4.0", &["3.9"], Some(&watched(0, &[("curl", 1, 0)])), &[]);
+    check(&both(), "4.2", &["4.1"], None, &[]); // it is gone already
+    let everywhere =
+        "its successor v2 is not on every instance: 3.9 still runs; roll a version first that serves both";
+    check(&both(), "4.1", &["3.9", "4.0"], Some(&quiet), &[everywhere]);
+    let used = watched(DAY_MS, &[("curl", 9, 3_000), ("ios/1", 1, 61_000), ("old", 2, DAY_MS)]);
+    let by = "v1 was used within 24 h by curl (9 times, last 3 s ago), ios/1 (once, last 1 min 1 s ago)";
+    check(&both(), "4.1", &["4.0"], Some(&used), &[by]);
+    check(&both(), "4.1", &["3.9"], Some(&used), &[everywhere, by]);
+    let short = watched(60_000, &[]);
+    check(
+        &both(),
+        "4.1",
+        &["4.0"],
+        Some(&short),
+        &["v1 has been looked at for 1 min only; it must be quiet for 24 h"],
+    );
+    check(&both(), "4.1", &["4.0"], Some(&[]), &["v1 has not been looked at yet; it must be quiet for 24 h"]);
+    check(&both(), "4.1", &["4.0"], None, &["nobody can tell who uses v1: the proxy does not answer"]);
+    let at_once = [Format { quiet_for_ms: 0, ..format("v1", "<4.1") }];
+    check(&at_once, "4.1", &["4.0"], None, &[]);
+    let promised = [Format { remove_after_s: Some(1_000_060), quiet_for_ms: 0, ..format("v1", "<4.1") }];
+    check(&promised, "4.1", &["4.0"], None, &["v1 is promised until its remove_after, which is in 1 min"]);
+    let kept = [Format { remove_after_s: Some(1_000_000), quiet_for_ms: 0, ..format("v1", "<4.1") }];
+    check(&kept, "4.1", &["4.0"], None, &[]);
+    let many: Vec<_> =
+        (0..8).map(|n| (["a", "b", "c", "d", "e", "f", "g", "h"][n], 2, 1_000 * (n as u64 + 1))).collect();
+    let asked = watched(DAY_MS, &many);
+    let running = ["4.0".to_owned()];
+    let said =
+        objections(&both(), &Asked { to: "4.1", running: &running, watched: Some(&asked), now_s: None });
+    assert!(said[0].ends_with("e (2 times, last 5 s ago) and 3 more"), "{said:?}");
+}
+
+fn deploy(version: &str, formats: Vec<Format>, known: Known, force: bool) -> Request {
+    let listen = Listen { formats, ..Listen::http("127.0.0.1:80") };
+    let settings = AppSettings { listen: Some(listen), ..settings(2, counts(1, 0)) };
+    Request::Deploy(Box::new(DeployRequest {
+        force,
+        known,
+        ..DeployRequest::new(template(version), settings)
+    }))
+}
+
+#[test]
+fn a_deploy_is_refused_as_long_as_somebody_uses_what_it_drops() {
+    let known = |watched: Vec<Watched>| Known { watched: Some(watched), now_s: Some(0) };
+    let mut world = World::with(settings(2, counts(1, 0)));
+    world.request(deploy("4.0", both(), Known::default(), false));
+    world.run();
+    let used = watched(DAY_MS, &[("curl", 9, 3_000)]);
+    let refused =
+        world.state.permit(&deploy("4.1", both(), known(used.clone()), false)).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "4.1 of web stops serving what clients speak: v1 was used within 24 h by curl (9 times, last 3 s ago); \
+         wait until that is over, or deploy with --force"
+    );
+    // The file need not name it any more.
+    assert!(world.state.permit(&deploy("4.1", Vec::new(), known(used.clone()), false)).is_err());
+    let forced = world.state.permit(&deploy("4.1", both(), known(used.clone()), true)).unwrap();
+    let said = "v1 was used within 24 h by curl (9 times, last 3 s ago)".to_owned();
+    assert_eq!(forced.commands[0], Command::Forced { against: vec![said] });
+    assert!(matches!(forced.commands.last(), Some(Command::Roll { .. })));
+    // Forced without need it says nothing.
+    let quiet = known(watched(DAY_MS, &[]));
+    let free = world.state.permit(&deploy("4.1", both(), quiet, true)).unwrap();
+    assert!(!matches!(free.commands[0], Command::Forced { .. }));
+    // The same version again is nothing to refuse.
+    assert!(world.state.permit(&deploy("4.0", both(), known(used), false)).is_ok());
+}
