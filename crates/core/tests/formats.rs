@@ -113,12 +113,12 @@ fn a_deploy_is_refused_as_long_as_somebody_uses_what_it_drops() {
     assert!(world.state.permit(&deploy("4.1", Vec::new(), known(used.clone()), false)).is_err());
     let forced = world.state.permit(&deploy("4.1", both(), known(used.clone()), true)).unwrap();
     let said = "v1 was used within 24 h by curl (9 times, last 3 s ago)".to_owned();
-    assert_eq!(forced.commands[0], Command::Forced { against: vec![said] });
-    assert!(matches!(forced.commands.last(), Some(Command::Roll { .. })));
+    let [.., Command::Roll { .. }, last] = &forced.commands[..] else { panic!("{forced:?}") };
+    assert_eq!(*last, Command::Forced { against: vec![said] });
     // Forced without need it says nothing.
     let quiet = known(watched(DAY_MS, &[]));
     let free = world.state.permit(&deploy("4.1", both(), quiet, true)).unwrap();
-    assert!(!matches!(free.commands[0], Command::Forced { .. }));
+    assert!(!matches!(free.commands.last(), Some(Command::Forced { .. })));
     // The same version again is nothing to refuse.
     assert!(world.state.permit(&deploy("4.0", both(), known(used), false)).is_ok());
 }

@@ -31,7 +31,7 @@ use crate::table::{self, Sticky, Traffic, Wanted, WhenGone};
 use crate::worker::Worker;
 
 use field::Place;
-use formats::Formats;
+use formats::{Format, Formats};
 use group::{Group, groups, rank};
 use paths::Paths;
 pub use token::Token;
@@ -93,6 +93,8 @@ pub struct Window {
     cookie: Box<str>,
     draws: Arc<Draws>,
     formats: Formats,
+    /// Of each format, the groups that serve it, a bit each; None: it makes no difference.
+    speakers: Vec<Option<u64>>,
     /// Says who a caller is.
     caller: HeaderName,
 }
@@ -137,8 +139,11 @@ impl Window {
         let groups = groups(serving.routed, traffic.newest, traffic.share);
         let asked_in: Vec<Place> = traffic.asked_in.iter().filter_map(Place::of).collect();
         let rules: Vec<Rule> = traffic.rules.iter().filter_map(Rule::of).collect();
+        let formats = Formats::new(formats);
+        let speakers = formats.iter().map(|format| speakers(format, &groups)).collect();
         let mut fields: Vec<&str> =
             asked_in.iter().chain(rules.iter().map(|rule| &rule.place)).map(Place::header).collect();
+        fields.extend(formats.iter().filter_map(Format::depends_on));
         fields.sort_unstable();
         fields.dedup();
         let vary = HeaderValue::from_str(&fields.join(", ")).ok().filter(|_| !fields.is_empty());
@@ -165,7 +170,8 @@ impl Window {
             vary,
             cookie: format!("trundle-{app}").into(),
             draws,
-            formats: Formats::new(formats),
+            speakers,
+            formats,
             caller: caller_header
                 .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok())
                 .unwrap_or(header::USER_AGENT),
@@ -239,17 +245,34 @@ impl Window {
             }
         }
         let drawn = (self.is_drawn && self.groups.len() > 1).then(|| self.drawn(wish));
-        let Some(first) = page.or(drawn.map(|drawn| drawn.min(may_get.saturating_sub(1)))) else {
+        let speakers = wish.format.and_then(|at| self.speakers[at]);
+        let speaks = |at: &usize| speakers.is_none_or(|speakers| speakers >> at & 1 == 1);
+        let first = page.or(drawn.map(|drawn| drawn.min(may_get.saturating_sub(1))));
+        let Some(first) = first.or_else(|| speakers.map(|of| self.by_weight(of, random))) else {
             return all.choose(random, tried).map(|claim| (claim, how));
         };
         how.held = page.is_none() && drawn.is_some_and(|drawn| drawn > first);
         // Those newer than the one that it should have got come before those that are older.
-        let mut by_turn = (0..=first).rev().chain(first + 1..self.groups.len());
-        by_turn.find_map(|at| {
+        let by_turn = || (0..=first).rev().chain(first + 1..self.groups.len());
+        // Those who do not understand it are better than nobody.
+        by_turn().filter(speaks).chain(by_turn().filter(|at| !speaks(at))).find_map(|at| {
             let claim = self.groups[at].choice.choose(random, tried)?;
             how.back = page.is_none() && at >= may_get;
             Some((claim, how))
         })
+    }
+
+    /// One of these groups, by what they weigh.
+    fn by_weight(&self, of: u64, random: &mut Random) -> usize {
+        let groups = || self.groups.iter().enumerate().filter(|(at, _)| of >> at & 1 == 1);
+        let all: u64 = groups().map(|(_, group)| group.choice.weight()).sum();
+        let mut left = random.below(all.max(1));
+        let mut found = groups().filter(|(_, group)| {
+            let is_it = left < group.choice.weight();
+            left = left.saturating_sub(group.choice.weight());
+            is_it
+        });
+        found.next().map_or(0, |(at, _)| at)
     }
 
     /// The group that a request's place lies in.
@@ -332,6 +355,14 @@ impl Window {
         }
         Some(Token { window: self.id, seen, place: wish.place, client, at_s, instance })
     }
+}
+
+/// Where all or none of the groups serve a format it makes no difference.
+fn speakers(format: &Format, groups: &[Group]) -> Option<u64> {
+    let served = format.served.as_ref()?;
+    let serve = groups.iter().take(64).enumerate().filter(|(_, group)| served.covers(&group.version));
+    let of = serve.map(|(at, _)| 1 << at).fold(0, |all: u64, one: u64| all | one);
+    (of != 0 && (of.count_ones() as usize) < groups.len()).then_some(of)
 }
 
 /// In seconds since 1970.

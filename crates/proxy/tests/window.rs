@@ -4,87 +4,11 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::two::*;
 use common::*;
-use trundle_proxy::{Endpoint, EndpointState, Field, Format, Rule, Sticky, Traffic, Wanted, WhenGone};
-
-/// An app of a version, which says it; under `/assets/` it has what bears its name and nothing else.
-fn app_of(version: &'static str) -> Upstream {
-    Upstream::start(move |seen, stream| match seen.target().strip_prefix("/assets/") {
-        Some(name) if !name.starts_with(version) => respond(stream, 404, "nothing here"),
-        Some(_) | None => respond(stream, 200, version),
-    })
-}
-
-fn of(revision: u32, version: &str, n: u32, address: SocketAddr) -> Endpoint {
-    Endpoint { revision, version: version.into(), ..routed(&format!("web-{revision}-{n}"), address) }
-}
-
-/// A proxy between 3.9 (revision 1) and 4.0 (revision 2), one instance each.
-struct Two {
-    proxy: Proxy,
-    old: Upstream,
-    new: Upstream,
-}
-
-impl Two {
-    fn with(traffic: Traffic) -> Self {
-        let (old, new) = (app_of("3.9"), app_of("4.0"));
-        let mut two = Self { proxy: Proxy::start(), old, new };
-        two.set(Traffic { newest: Some(2), window: 1, ..traffic });
-        two
-    }
-
-    fn set(&mut self, traffic: Traffic) {
-        self.proxy.table.apps[0].traffic = Some(traffic);
-        let both = vec![of(1, "3.9", 1, self.old.address), of(2, "4.0", 1, self.new.address)];
-        self.proxy.route(both);
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut Traffic)) {
-        let mut traffic = self.proxy.table.apps[0].traffic.clone().unwrap();
-        change(&mut traffic);
-        self.set(traffic);
-    }
-
-    fn mixed(&mut self, what: &str) -> u64 {
-        self.proxy.control.app().mixed.get(what).copied().unwrap_or(0)
-    }
-}
-
-/// One that keeps what it is given.
-struct Client {
-    http: Http,
-    cookie: Option<String>,
-    more: String,
-}
-
-impl Client {
-    fn of(proxy: &Proxy) -> Self {
-        Self { http: Http::connect(proxy.address), cookie: None, more: String::new() }
-    }
-
-    fn ask(&mut self, path: &str) -> Answer {
-        let cookie = self.cookie.as_ref().map(|cookie| format!("Cookie: a=b; {cookie}\r\n"));
-        let cookie = cookie.unwrap_or_default();
-        self.http.send(&format!("GET {path} HTTP/1.1\r\nHost: web.test\r\n{cookie}{}\r\n", self.more));
-        let answer = self.http.answer().unwrap();
-        if let Some(given) = answer.header("set-cookie") {
-            self.cookie = Some(given.split(';').next().unwrap().to_owned());
-        }
-        answer
-    }
-
-    fn version(&mut self) -> String {
-        self.ask("/").text().to_owned()
-    }
-}
-
-fn asks(proxy: &Proxy, header: &str) -> Answer {
-    raw(proxy.address, &format!("GET / HTTP/1.1\r\nHost: web.test\r\n{header}\r\n\r\n"))
-}
+use trundle_proxy::{Endpoint, EndpointState, Field, Rule, Sticky, Traffic, Wanted, WhenGone};
 
 fn header_named(name: &str) -> Field {
     Field::Header(name.to_owned())
@@ -443,58 +367,4 @@ fn a_page_grows_too_old_to_keep_anybody_for() {
     assert_eq!(client.ask("/assets/3.9.js").text(), "3.9");
     assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
     assert!(two.proxy.control.app().pinned.is_empty());
-}
-
-#[test]
-fn who_uses_which_format_is_counted_and_the_old_one_says_when_it_ends() {
-    let app = app_of("4.0");
-    let mut proxy = Proxy::start_with(|app| {
-        let v2 = Format {
-            name: "v2".to_owned(),
-            header: Some("Accept".to_owned()),
-            value: Some("application/vnd.shop.v2+json".to_owned()),
-            ..Format::default()
-        };
-        let v1 = Format {
-            name: "v1".to_owned(),
-            path: Some("/orders*".to_owned()),
-            deprecated_at_s: Some(1_764_547_200),
-            sunset_s: Some(1_767_225_600),
-            link: Some("/docs/v2".to_owned()),
-            ..Format::default()
-        };
-        app.formats = vec![v2, v1];
-    });
-    proxy.route(vec![routed("a", app.address)]);
-    let ask = |proxy: &Proxy, path: &str, lines: &str| {
-        raw(proxy.address, &format!("GET {path} HTTP/1.1\r\nHost: web.test\r\n{lines}\r\n"))
-    };
-    for _ in 0..3 {
-        let old = ask(&proxy, "/orders/7", "User-Agent: ios/1\r\n");
-        assert_eq!(old.header("deprecation"), Some("@1764547200"));
-        assert_eq!(old.header("sunset"), Some("Thu, 01 Jan 2026 00:00:00 GMT"));
-        assert_eq!(old.header("link"), Some("</docs/v2>; rel=\"successor-version\""));
-    }
-    let new = ask(&proxy, "/orders/7", "User-Agent: ios/2\r\nAccept: application/vnd.shop.v2+json\r\n");
-    assert_eq!((new.header("deprecation"), new.header("link")), (None, None));
-    ask(&proxy, "/orders/8", "");
-    ask(&proxy, "/elsewhere", "User-Agent: ios/1\r\n");
-    let uses = |proxy: &mut Proxy| {
-        let formats = proxy.control.app().formats;
-        let callers = |format: &str| -> Vec<(String, u64)> {
-            formats[format].callers.iter().map(|(name, caller)| (name.clone(), caller.count)).collect()
-        };
-        assert!(formats.values().all(|uses| uses.since_s.is_some()), "{formats:?}");
-        (callers("v1"), callers("v2"))
-    };
-    let counted = |name: &str, count: u64| (name.to_owned(), count);
-    let expect = (vec![counted("127.0.0.1", 1), counted("ios/1", 3)], vec![counted("ios/2", 1)]);
-    assert_eq!(uses(&mut proxy), expect);
-    proxy.restart();
-    assert_eq!(uses(&mut proxy), expect, "also in a proxy that was started anew");
-    // By another header.
-    proxy.table.apps[0].caller_header = Some("X-Client".to_owned());
-    proxy.route(vec![routed("a", app.address)]);
-    ask(&proxy, "/orders/9", "User-Agent: ios/1\r\nX-Client: warehouse\r\n");
-    assert!(uses(&mut proxy).0.contains(&counted("warehouse", 1)));
 }

@@ -216,9 +216,6 @@ impl AppState {
                 against.join("; ")
             ));
         }
-        if !against.is_empty() {
-            commands.insert(0, Command::Forced { against });
-        }
         let target = match known {
             Some(revision) if same_as_target => self.target.unwrap_or(revision.number),
             Some(revision) => revision.number,
@@ -236,6 +233,10 @@ impl AppState {
         let mut step = self.roll(commands, target, RolloutKind::Deploy, says);
         if let Some(Command::Roll { step, .. }) = step.commands.last_mut() {
             *step = deploy.step;
+        }
+        // Behind what it is about, so that it stands in the rollout's own evidence.
+        if !against.is_empty() {
+            step.commands.push(Command::Forced { against });
         }
         Ok(step)
     }

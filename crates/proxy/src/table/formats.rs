@@ -2,6 +2,7 @@
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
+use trundle_versions::Range;
 
 use super::traffic::{MOST_ENTRIES, check_header, check_pattern};
 
@@ -21,6 +22,8 @@ pub struct Format {
     pub value: Option<String>,
     /// The query has this: `format`, or `format=1`.
     pub query: Option<String>,
+    /// The versions that serve it, a range: its requests go there, as long as one of them serves at all.
+    pub served: Option<String>,
     /// Since when, or from when on, it is deprecated, in seconds since 1970: said with its answers (RFC 9745).
     pub deprecated_at_s: Option<i64>,
     /// When it will be gone (RFC 8594).
@@ -41,6 +44,9 @@ pub(super) fn validate(formats: &[Format]) -> Result<(), String> {
         format.path.iter().try_for_each(|path| check_pattern(path))?;
         format.header.iter().try_for_each(|name| check_header(name))?;
         format.link.iter().try_for_each(|link| check_link(link))?;
+        if let Some(range) = &format.served {
+            Range::parse(range).map_err(|wrong| format!("format `{}`: {wrong}", format.name))?;
+        }
         if format.value.is_some() && format.header.is_none() {
             return Err(format!("format `{}` has a value and no header", format.name));
         }

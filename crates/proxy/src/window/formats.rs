@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use trundle_versions::Range;
+
 use super::paths::Paths;
 use crate::table;
 
@@ -17,6 +19,7 @@ pub struct Format {
     path: Option<Paths>,
     header: Option<(HeaderName, Option<Box<[u8]>>)>,
     query: Option<Box<str>>,
+    pub served: Option<Range>,
     says: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -28,6 +31,10 @@ impl Formats {
     /// Its place among them.
     pub fn of(&self, headers: &HeaderMap, path: &str, query: Option<&str>) -> Option<usize> {
         self.0.iter().position(|format| format.fits(headers, path, query))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Format> {
+        self.0.iter()
     }
 
     pub fn get(&self, at: usize) -> Option<&Format> {
@@ -47,22 +54,29 @@ impl Format {
             name: told.name.as_str().into(),
             path: told.path.as_ref().map(|path| Paths::new(std::slice::from_ref(path))),
             header: header.map(|name| (name, value)),
+            served: told.served.as_ref().and_then(|range| Range::parse(range).ok()),
             query: told.query.as_deref().map(Box::from),
             says: says.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect(),
         }
+    }
+
+    /// On which header of a request it depends where that goes.
+    pub fn depends_on(&self) -> Option<&str> {
+        let header = self.header.as_ref().filter(|_| self.served.is_some());
+        header.map(|(name, _)| name.as_str())
     }
 
     fn fits(&self, headers: &HeaderMap, path: &str, query: Option<&str>) -> bool {
         let has_header = |(name, value): &(HeaderName, Option<Box<[u8]>>)| {
             headers.get_all(name).iter().any(|found| value.as_ref().is_none_or(|value| holds(found, value)))
         };
-        let has_query = |wanted: &Box<str>| {
+        let has_query = |wanted: &str| {
             let mut pairs = query.unwrap_or_default().split('&');
-            pairs.any(|pair| pair == &**wanted || pair.split('=').next() == Some(wanted))
+            pairs.any(|pair| pair == wanted || pair.split('=').next() == Some(wanted))
         };
         self.path.as_ref().is_none_or(|paths| paths.cover(path))
             && self.header.as_ref().is_none_or(has_header)
-            && self.query.as_ref().is_none_or(has_query)
+            && self.query.as_deref().is_none_or(has_query)
     }
 
     /// What the app has said by itself stays.

@@ -2,6 +2,8 @@
 //! a condition and a deadline.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod two;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

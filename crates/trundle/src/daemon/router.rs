@@ -285,6 +285,7 @@ fn format(format: &Format) -> proxy::Format {
         header: format.matches.header.clone(),
         value: format.matches.value.clone(),
         query: format.matches.query.clone(),
+        served: Some(format.served.clone()),
         deprecated_at_s: format.deprecated_at_s,
         sunset_s: format.sunset_s,
         link: format.link.clone(),

@@ -16,6 +16,7 @@ mod disk;
 mod doors;
 mod eight;
 mod follow;
+mod formats;
 mod front;
 mod harness;
 mod hostile;
