@@ -4,6 +4,7 @@
 //! the reasons for every move and every wait, and the moment to look again. Nothing here reads a clock, touches a
 //! file or waits: the same events give the same answer on every machine.
 
+pub mod compatible;
 pub mod decide;
 pub mod event;
 pub mod formats;

@@ -22,6 +22,9 @@ pub struct Template {
     pub version: VersionLabel,
     pub run: Run,
     pub health: Health,
+    /// Beside which older versions it can run, a range; None: beside all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compatible_with: Option<String>,
     /// Raised by `restart`, so that the same description can roll again. A deploy of the same description does not
     /// count it as a change.
     #[serde(default)]
@@ -63,12 +66,15 @@ impl Template {
             limits: RunLimits::default(),
         };
         let health = Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true };
-        Self { version, run, health, restarts: 0 }
+        Self { version, run, health, compatible_with: None, restarts: 0 }
     }
 
     /// The same, but for the count of restarts.
     pub fn same_as(&self, other: &Self) -> bool {
-        self.version == other.version && self.run == other.run && self.health == other.health
+        self.version == other.version
+            && self.run == other.run
+            && self.health == other.health
+            && self.compatible_with == other.compatible_with
     }
 }
 

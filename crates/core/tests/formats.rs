@@ -122,3 +122,44 @@ fn a_deploy_is_refused_as_long_as_somebody_uses_what_it_drops() {
     // The same version again is nothing to refuse.
     assert!(world.state.permit(&deploy("4.0", both(), known(used), false)).is_ok());
 }
+
+fn compatible(version: &str, with: Option<&str>) -> DeployRequest {
+    let mut template = template(version);
+    template.compatible_with = with.map(str::to_owned);
+    DeployRequest::new(template, settings(2, counts(1, 0)))
+}
+
+fn ask(world: &World, request: DeployRequest) -> Result<usize, String> {
+    let permitted = world.state.permit(&Request::Deploy(Box::new(request)));
+    permitted.map(|step| step.commands.len()).map_err(|refusal| refusal.to_string())
+}
+
+#[test]
+fn a_jump_over_a_needed_stop_is_refused_and_the_stop_is_named() {
+    let mut world = World::with(settings(2, counts(1, 0)));
+    let deploy = |world: &mut World, request: DeployRequest| {
+        world.request(Request::Deploy(Box::new(request)));
+        world.run();
+    };
+    deploy(&mut world, compatible("3.9", None));
+    let jump = || compatible("4.1", Some(">=4.0"));
+    let said = "4.1 of web skips a stop: 4.1 can run beside \">=4.0\", and 3.9 is there; \
+                roll a version of \">=4.0\" first that can run beside 3.9, or deploy with --force";
+    assert_eq!(ask(&world, jump()), Err(said.to_owned()));
+    let forced = DeployRequest { force: true, ..jump() };
+    let step = world.state.permit(&Request::Deploy(Box::new(forced))).unwrap();
+    assert!(matches!(step.commands.last(), Some(Command::Forced { against }) if against.len() == 1));
+    deploy(&mut world, compatible("4.0", Some(">=3.9")));
+    // Beside the one that is gone back to as well: 3.9 is gone by now.
+    assert!(ask(&world, jump()).is_ok());
+    deploy(&mut world, jump());
+    // Straight back to 3.9 the two would be alive at once.
+    let revision = |version: &str| {
+        let found = world.state.revisions().values().rev().find(|r| r.template.version.as_str() == version);
+        Request::Rollback(Some(found.unwrap().number))
+    };
+    let refused = world.state.permit(&revision("3.9")).unwrap_err().to_string();
+    assert!(refused.contains("4.1 can run beside \">=4.0\", and not beside 3.9"), "{refused}");
+    assert!(world.state.permit(&revision("4.0")).is_ok());
+    assert!(world.state.permit(&Request::Rollback(None)).is_ok());
+}

@@ -41,6 +41,7 @@ pub struct Draft {
     pub limits: RunLimits,
     pub port: Port,
     pub health: Health,
+    pub compatible_with: Option<String>,
 }
 
 pub struct DraftArtifact {
@@ -124,7 +125,13 @@ pub fn prepare(state_dir: &Path, mut draft: Draft) -> Result<Template, PrepareEr
         limits: draft.limits,
         port: draft.port,
     };
-    Ok(Template { version: draft.version, run, health: draft.health, restarts: 0 })
+    Ok(Template {
+        version: draft.version,
+        run,
+        health: draft.health,
+        compatible_with: draft.compatible_with,
+        restarts: 0,
+    })
 }
 
 /// The command and the folder to run it in, with the artifact's copy in place of the artifact.

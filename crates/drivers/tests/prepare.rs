@@ -26,6 +26,7 @@ fn draft(cwd: &Path) -> Draft {
         protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: Check::new(Probe::Tcp), live: None, ready_assumed: true },
+        compatible_with: None,
     }
 }
 

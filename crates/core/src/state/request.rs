@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compatible::{self, Release};
 use crate::event::{Command, RolloutKind};
 use crate::formats::{self, Asked, Format, Watched};
 use crate::ids::{InstanceKey, RevisionNumber, RolloutId};
@@ -207,15 +208,20 @@ impl AppState {
                 open.id
             ));
         }
-        let against = self.objections_to(deploy);
+        let (version, app) = (&deploy.template.version, &self.app);
+        let beside = self.cannot_run_beside(&deploy.template, known.map(|revision| revision.number));
+        if !beside.is_empty() && !deploy.force {
+            let beside = beside.join("; ");
+            return refuse(format!("{version} of {app} skips a stop: {beside}, or deploy with --force"));
+        }
+        let mut against = self.objections_to(deploy);
         if !against.is_empty() && !deploy.force {
             return refuse(format!(
-                "{} of {} stops serving what clients speak: {}; wait until that is over, or deploy with --force",
-                deploy.template.version,
-                self.app,
+                "{version} of {app} stops serving what clients speak: {}; wait until that is over, or deploy with --force",
                 against.join("; ")
             ));
         }
+        against.extend(beside);
         let target = match known {
             Some(revision) if same_as_target => self.target.unwrap_or(revision.number),
             Some(revision) => revision.number,
@@ -239,6 +245,37 @@ impl AppState {
             step.commands.push(Command::Forced { against });
         }
         Ok(step)
+    }
+
+    /// Every pair that would be alive at once: the newer of the two says whether that is possible. `to` may be known already, and
+    /// older than what runs.
+    fn cannot_run_beside(&self, to: &Template, number: Option<RevisionNumber>) -> Vec<String> {
+        let release = |template: &Template| (template.version.to_string(), template.compatible_with.clone());
+        let alive = |revision: &RevisionNumber| {
+            self.books.get(revision).is_some_and(|book| book.counts().live() > 0)
+                || self.base == Some(*revision)
+        };
+        let live = self.revisions.keys().filter(|revision| alive(revision) && Some(**revision) != number);
+        let is_newer = |revision: &&RevisionNumber| number.is_some_and(|number| **revision > number);
+        let (newer, older): (Vec<_>, Vec<_>) = live.partition(is_newer);
+        let of = |revisions: Vec<&RevisionNumber>| -> Vec<(String, Option<String>)> {
+            revisions.into_iter().filter_map(|r| self.revision(*r)).map(|r| release(&r.template)).collect()
+        };
+        let (newer, older, to) = (of(newer), of(older), release(to));
+        let all: Vec<_> = self.revisions.values().map(|revision| release(&revision.template)).collect();
+        let known: Vec<Release<'_>> = all.iter().map(as_release).collect();
+        let mut found = compatible::objections(
+            &as_release(&to),
+            &older.iter().map(as_release).collect::<Vec<_>>(),
+            &known,
+        );
+        for newer in newer.iter().map(as_release).filter(|newer| !newer.runs_beside(&to.0)) {
+            let says = newer.compatible_with.unwrap_or_default();
+            let way = format!("go back to a version of \"{says}\" first");
+            found
+                .push(format!("{} can run beside \"{says}\", and not beside {}; {way}", newer.version, to.0));
+        }
+        found
     }
 
     /// Formats of the file, and those of now that it does not name.
@@ -339,6 +376,7 @@ impl AppState {
                 if let Some(step) = self.wanted_already(named) {
                     return Ok(step);
                 }
+                self.permit_jump_back(named)?;
                 named
             }
             None => match self.rollback_target() {
@@ -356,6 +394,19 @@ impl AppState {
             return Ok(self.step(vec![Command::TurnBack { to, aborted: false }], open.id, says));
         }
         Ok(self.roll(Vec::new(), to, RolloutKind::Rollback, says))
+    }
+
+    /// Further back than to what is there beside the present one anyway. The way back of a rollout is never refused.
+    fn permit_jump_back(&self, named: RevisionNumber) -> Result<(), Refusal> {
+        let is_there = self.base == Some(named) && self.open_rollout().is_some()
+            || self.rollback_target() == Some(named)
+            || self.books.get(&named).is_some_and(|book| book.counts().live() > 0);
+        let Some(revision) = self.revision(named).filter(|_| !is_there) else { return Ok(()) };
+        let beside = self.cannot_run_beside(&revision.template, Some(named));
+        if beside.is_empty() {
+            return Ok(());
+        }
+        refuse(format!("{} of {} skips a stop: {}", self.version_of(named), self.app, beside.join("; ")))
     }
 
     /// Asked again, as by who lost the answer: the same as once.
@@ -459,6 +510,10 @@ impl AppState {
     fn nothing(&self, says: String) -> Step {
         Step { commands: Vec::new(), rollout: self.open_rollout().map(|r| r.id), says }
     }
+}
+
+fn as_release((version, compatible_with): &(String, Option<String>)) -> Release<'_> {
+    Release { version, compatible_with: compatible_with.as_deref() }
 }
 
 fn replicas_text(n: u32) -> String {

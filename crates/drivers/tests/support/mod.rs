@@ -70,6 +70,7 @@ pub fn sample(cwd: &Path, env: &[(&str, &str)]) -> Draft {
         protocol: Protocol::Http1,
         port: Port::Auto,
         health: Health { startup: None, ready: http("/ready"), live: None, ready_assumed: false },
+        compatible_with: None,
     }
 }
 

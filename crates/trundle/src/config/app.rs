@@ -68,6 +68,8 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
             }
         }
     }
+    let compatible_with =
+        top.table("release").and_then(|section| section.get("compatible_with", value::checked_by(range)));
     let health = health::read(top, listen.is_some());
     let rollout = rollout::read(top.table("rollout").as_ref());
     let environment = run_section.as_ref().map(|section| environment::read(section, folder, secrets, caller));
@@ -75,9 +77,14 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
         Some((run::read(&section, folder, &environment.path_variable)?, environment))
     });
     let settings = AppSettings { replicas, rollout, listen, fixed_port: matches!(port, Port::Fixed(_)) };
-    let draft =
-        version.zip(run).map(|(version, (run, environment))| draft(version, run, environment, port, health));
+    let draft = version
+        .zip(run)
+        .map(|(version, (run, environment))| draft(version, run, environment, port, health, compatible_with));
     App { name, settings, draft }
+}
+
+fn range(text: &str) -> Result<(), String> {
+    trundle_versions::Range::parse(text).map(drop).map_err(|wrong| wrong.to_string())
 }
 
 fn draft(
@@ -86,6 +93,7 @@ fn draft(
     environment: environment::Environment,
     port: Port,
     health: Health,
+    compatible_with: Option<String>,
 ) -> Draft {
     Draft {
         version,
@@ -102,5 +110,6 @@ fn draft(
         limits: run.limits,
         port,
         health,
+        compatible_with,
     }
 }

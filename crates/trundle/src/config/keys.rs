@@ -12,6 +12,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("replicas", "8"),
             ("run", "[run]"),
             ("listen", "[listen]"),
+            ("release", "[release]"),
             ("traffic", "[traffic]"),
             ("formats", "[[formats]]"),
             ("health", "[health.ready]"),
@@ -90,6 +91,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("connections", "10000"),
         ],
     ),
+    ("release", &[("compatible_with", "\">=3.9\"")]),
     (
         "traffic",
         &[

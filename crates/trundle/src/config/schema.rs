@@ -35,6 +35,19 @@ pub fn document() -> Value {
             "listen",
             described(listen(), "Where clients come in. Leave it out for a worker that takes no requests."),
         ),
+        (
+            "release",
+            described(
+                table(vec![(
+                    "compatible_with",
+                    described(
+                        text(),
+                        "Beside which older versions this one can run: >=3.9. Without it: beside all.",
+                    ),
+                )]),
+                "What this version is to those before it.",
+            ),
+        ),
         ("formats", described(formats(), "What clients speak, until when, and which versions serve it.")),
         ("traffic", described(traffic(), "Which version a request gets while two serve.")),
         (
