@@ -43,7 +43,13 @@ fn row(replicas: u32, (bounds, each): (&str, CountOrPercent), text: &str, start:
         ..RolloutSettings::default()
     };
     let listen = Listen::http("127.0.0.1:1");
-    let mut setup = Setup::new(AppSettings { replicas, rollout, listen: Some(listen), fixed_port: false });
+    let mut setup = Setup::new(AppSettings {
+        replicas,
+        rollout,
+        listen: Some(listen),
+        fixed_port: false,
+        gates: Vec::new(),
+    });
     setup.start = start;
     let mut sim = Sim::new(setup, Disk::that_forgets());
     sim.start_daemon().unwrap();

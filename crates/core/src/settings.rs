@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Millis;
 use crate::formats::Format;
 use crate::limits::{Budget, CountOrPercent, Order, Written};
+use crate::state::Gate;
 use crate::traffic::Traffic;
 
 /// Changes apply at once, also in the middle of a rollout, and make no new revision.
@@ -16,6 +17,9 @@ pub struct AppSettings {
     pub listen: Option<Listen>,
     /// One replica on a port of its own: stop first.
     pub fixed_port: bool,
+    /// Flags that open when all instances are of a version that they are for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -350,8 +354,13 @@ mod tests {
     use super::*;
 
     fn check(change: fn(&mut AppSettings), expect: &[&str]) {
-        let mut settings =
-            AppSettings { replicas: 8, rollout: RolloutSettings::default(), listen: None, fixed_port: false };
+        let mut settings = AppSettings {
+            replicas: 8,
+            rollout: RolloutSettings::default(),
+            listen: None,
+            fixed_port: false,
+            gates: Vec::new(),
+        };
         change(&mut settings);
         let keys: Vec<_> = settings.problems().iter().map(|p| p.key).collect();
         assert_eq!(keys, expect);

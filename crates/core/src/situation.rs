@@ -277,7 +277,13 @@ fn settings(situation: &Situation) -> Result<AppSettings, Impossible> {
         progress_deadline_ms: 2 * min_healthy_time_ms + defaults.progress_deadline_ms,
         ..defaults
     };
-    let settings = AppSettings { replicas: situation.replicas, rollout, listen: None, fixed_port: false };
+    let settings = AppSettings {
+        replicas: situation.replicas,
+        rollout,
+        listen: None,
+        fixed_port: false,
+        gates: Vec::new(),
+    };
     match settings.problems().into_iter().next() {
         None => Ok(settings),
         Some(problem) => Err(Impossible(format!("{}: {}; {}", problem.key, problem.message, problem.hint))),

@@ -130,8 +130,13 @@ fn limits_of_settings() {
     use CountOrPercent::{Count, Percent};
     let problems = |change: &dyn Fn(&mut AppSettings)| {
         let listen = Some(Listen::http("127.0.0.1:1"));
-        let mut app =
-            AppSettings { replicas: 8, rollout: RolloutSettings::default(), listen, fixed_port: false };
+        let mut app = AppSettings {
+            replicas: 8,
+            rollout: RolloutSettings::default(),
+            listen,
+            fixed_port: false,
+            gates: Vec::new(),
+        };
         change(&mut app);
         app.problems().into_iter().map(|p| p.key).collect::<Vec<_>>()
     };

@@ -45,6 +45,11 @@ impl Layout {
         self.state_dir.join("artifacts")
     }
 
+    /// What the instances of an app read of its gates.
+    pub fn gates(&self, app: &AppName) -> PathBuf {
+        self.state_dir.join("gates").join(format!("{app}.json"))
+    }
+
     pub fn sealed(&self) -> PathBuf {
         self.state_dir.join("sealed")
     }

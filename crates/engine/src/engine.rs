@@ -10,7 +10,9 @@ use trundle_core::event::{Action, Command, Event, Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::invariants::{self, Violation, Witness};
 use trundle_core::settings::Listen;
-use trundle_core::state::{AppState, Class, Instance, Phase, Refusal, Request, RolloutState, Step, Window};
+use trundle_core::state::{
+    AppState, Class, GateState, Instance, Phase, Refusal, Request, RolloutState, Step, Window,
+};
 
 use crate::chronicle::Chronicle;
 use crate::effects::Told;
@@ -82,6 +84,9 @@ pub struct App {
     told: Told,
     told_listen: Option<Listen>,
     told_window: Window,
+    told_gates: Vec<GateState>,
+    /// What its instances read of its gates is not what it should be.
+    pub gate_trouble: Option<String>,
     /// Events named these since they were told of.
     touched: Vec<InstanceKey>,
     /// Told nothing yet in this life of the daemon.
@@ -102,6 +107,8 @@ impl App {
             told: Told::default(),
             told_listen: None,
             told_window: Window::default(),
+            told_gates: Vec::new(),
+            gate_trouble: None,
             touched: Vec::new(),
             fresh: true,
             awaited: BTreeSet::new(),

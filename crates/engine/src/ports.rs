@@ -8,7 +8,7 @@ use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Protocol;
 use trundle_core::revision::Revision;
 use trundle_core::settings::Listen;
-use trundle_core::state::Window;
+use trundle_core::state::{GateState, Window};
 
 /// Orders commands over all daemons of a state directory: one with a smaller fence than the greatest seen changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,14 @@ pub trait Driver {
 
     /// Begins to make it so. Says nothing back: what happens arrives as [`Report::Seen`].
     fn ensure(&mut self, command: &Ensure<'_>);
+
+    /// What the instances of an app may read of its gates from now on, before anything else is told of it.
+    ///
+    /// # Errors
+    /// They may still read what was told before; the text is for people.
+    fn gates(&mut self, _app: &AppName, _gates: &[GateState]) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The last probe and the last log lines of an instance, also of one that is gone. Must be quick (milliseconds).
     fn evidence(&mut self, app: &AppName, instance: InstanceKey) -> Evidence;

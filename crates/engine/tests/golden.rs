@@ -174,7 +174,8 @@ fn one_of_each() -> Vec<Event> {
         ..RolloutSettings::default()
     };
     let listen = Some(Listen::http("127.0.0.1:8080"));
-    let settings = Box::new(AppSettings { replicas: 4, rollout, listen, fixed_port: false });
+    let settings =
+        Box::new(AppSettings { replicas: 4, rollout, listen, fixed_port: false, gates: Vec::new() });
     let started = |n: u32| Fact::Started {
         pid: 4_000 + n,
         address: Some(format!("127.0.0.1:{}", 20_000 + n).into()),

@@ -261,7 +261,7 @@ fn deploy(version: &str) -> Request {
         ..RolloutSettings::default()
     };
     let listen = Some(Listen::http("127.0.0.1:1"));
-    let settings = AppSettings { replicas: REPLICAS, rollout, listen, fixed_port: false };
+    let settings = AppSettings { replicas: REPLICAS, rollout, listen, fixed_port: false, gates: Vec::new() };
     Request::Deploy(Box::new(DeployRequest::new(template, settings)))
 }
 

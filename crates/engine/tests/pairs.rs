@@ -35,7 +35,8 @@ fn of_fifty_pairs_one_wins_and_the_other_hears_by_whom() {
                         Template::plain(format!("{pair}-{name}").parse().unwrap(), vec![name.into()]);
                     let listen = Some(Listen::http("127.0.0.1:1"));
                     let rollout = RolloutSettings::default();
-                    let settings = AppSettings { replicas: 4, rollout, listen, fixed_port: false };
+                    let settings =
+                        AppSettings { replicas: 4, rollout, listen, fixed_port: false, gates: Vec::new() };
                     let deploy = DeployRequest {
                         seen_rollout: Some(before),
                         ..DeployRequest::new(template, settings)

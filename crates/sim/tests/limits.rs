@@ -19,7 +19,8 @@ fn ratio(replicas: u32, surge: u32, unavailable: u32, batch: u32, start_ms: u64,
         ..RolloutSettings::default()
     };
     let listen = Some(Listen::http("127.0.0.1:1"));
-    let mut setup = Setup::new(AppSettings { replicas, rollout, listen, fixed_port: false });
+    let mut setup =
+        Setup::new(AppSettings { replicas, rollout, listen, fixed_port: false, gates: Vec::new() });
     (setup.start, setup.stop) = (Spread::Always(start_ms), Spread::Always(stop_ms));
     setup.drain = Spread::Always(0);
     let mut sim = Sim::new(setup, Disk::default());

@@ -108,7 +108,8 @@ fn do_it(sim: &mut Sim, act: &str) {
 fn read(text: &str) -> Script {
     let rollout = RolloutSettings::default();
     let listen = Listen::http("127.0.0.1:1");
-    let mut settings = AppSettings { replicas: 1, rollout, listen: Some(listen), fixed_port: false };
+    let mut settings =
+        AppSettings { replicas: 1, rollout, listen: Some(listen), fixed_port: false, gates: Vec::new() };
     let mut script = Script { setup: Setup::new(settings.clone()), fates: Vec::new(), acts: Vec::new() };
     script.setup.stop = Spread::Always(0);
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {

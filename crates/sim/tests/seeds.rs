@@ -110,7 +110,13 @@ fn settings(dice: &mut fastrand::Rng) -> AppSettings {
         ..RolloutSettings::default()
     };
     let listen = Listen::http("127.0.0.1:1");
-    AppSettings { replicas, rollout, listen: dice.u8(..4).gt(&0).then_some(listen), fixed_port: false }
+    AppSettings {
+        replicas,
+        rollout,
+        listen: dice.u8(..4).gt(&0).then_some(listen),
+        fixed_port: false,
+        gates: Vec::new(),
+    }
 }
 
 /// What a person reads who plays a failed seed again must be what failed.

@@ -4,6 +4,7 @@
 mod apply;
 mod asked;
 mod book;
+mod gates;
 mod instance;
 mod lives;
 mod places;
@@ -26,6 +27,7 @@ use crate::revision::Revision;
 use crate::settings::AppSettings;
 
 pub use book::{Book, Class, Counts, Slots};
+pub use gates::{Gate, GateState};
 pub use instance::{Instance, Phase};
 pub use request::{DeployRequest, Known, Refusal, Request, Step};
 pub use rollout::{FailureRecord, Progress, Rollout, RolloutState};

@@ -24,7 +24,7 @@ pub fn settings(replicas: u32, change: impl FnOnce(&mut RolloutSettings)) -> App
     let mut rollout = RolloutSettings::default();
     change(&mut rollout);
     let listen = Listen::http("127.0.0.1:1");
-    AppSettings { replicas, rollout, listen: Some(listen), fixed_port: false }
+    AppSettings { replicas, rollout, listen: Some(listen), fixed_port: false, gates: Vec::new() }
 }
 
 /// Both bounds as counts.

@@ -89,6 +89,9 @@ fn unknown_user(error: &UserError) -> Refusal {
     Refusal::new(RefusalCode::NotFound, format!("run.user: {error}"))
 }
 
+/// Where an instance reads which gates are open.
+const GATES_KEY: &str = "TRUNDLE_GATES";
+
 fn environment(job: &Job, port: u16, run_as: Option<&RunAs>) -> Result<BTreeMap<String, String>, Refusal> {
     let Job { context, app, key, revision, .. } = job;
     let run = &revision.template.run;
@@ -110,6 +113,7 @@ fn environment(job: &Job, port: u16, run_as: Option<&RunAs>) -> Result<BTreeMap<
         ("TRUNDLE_REVISION", key.revision.to_string()),
         (INSTANCE_KEY, key.name(app)),
         (STATE_DIR_KEY, context.state_dir.clone()),
+        (GATES_KEY, context.layout.gates(app).to_string_lossy().into_owned()),
         ("PORT", port.to_string()),
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));

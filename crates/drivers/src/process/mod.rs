@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use trundle_core::event::{Evidence, Fact};
 use trundle_core::ids::{AppName, InstanceKey};
 use trundle_core::revision::Revision;
+use trundle_core::state::GateState;
 use trundle_crashpoint::crash_point;
 use trundle_engine::ports::{Capabilities, Driver, Ensure, Fence, Report};
 
@@ -164,6 +165,18 @@ impl Tracked {
 impl Driver for ProcessDriver {
     fn capabilities(&self) -> Capabilities {
         Capabilities { names: true, picks_victims: true, probes: true }
+    }
+
+    fn gates(&mut self, app: &AppName, gates: &[GateState]) -> Result<(), String> {
+        let path = self.context.layout.gates(app);
+        let open: BTreeMap<&str, bool> = gates.iter().map(|gate| (gate.name.as_str(), gate.open)).collect();
+        let written = path
+            .parent()
+            .map_or(Ok(()), durable::private_folder)
+            .and_then(|()| durable::write(&path, &serde_json::to_vec(&open)?, 0o600));
+        written.map_err(|error| {
+            format!("{} cannot be written, and the gates of {app} stay: {error}", path.display())
+        })
     }
 
     fn ensure(&mut self, command: &Ensure<'_>) {

@@ -54,6 +54,15 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     /// Tells the world what it shall look like, where that has changed.
     pub(super) fn act(&mut self, name: &AppName) {
         let Some(app) = self.apps.get_mut(name) else { return };
+        // First of all: a gate is closed before somebody starts who does not understand what is written behind it.
+        let gates = app.state.gates();
+        if gates != app.told_gates || app.fresh && !gates.is_empty() {
+            app.gate_trouble = self.driver.gates(name, &gates).err();
+            if app.gate_trouble.is_some() {
+                return;
+            }
+            app.told_gates = gates;
+        }
         let whole = std::mem::take(&mut app.fresh);
         let mut touched = std::mem::take(&mut app.touched);
         if whole {

@@ -17,7 +17,9 @@ use trundle_core::formats::{Caller, Format};
 use trundle_core::ids::{InstanceKey, RevisionNumber, RolloutId};
 use trundle_core::reason::Reason;
 use trundle_core::settings::{Listen, Maintenance};
-use trundle_core::state::{AppState, FailureRecord, Instance, Phase, Request, Rollout, RolloutState};
+use trundle_core::state::{
+    AppState, FailureRecord, GateState, Instance, Phase, Request, Rollout, RolloutState,
+};
 use trundle_core::traffic::Sticky;
 
 use crate::engine::App;
@@ -90,6 +92,9 @@ pub struct Status {
     /// Who gets which version while two serve; None where nothing is set up for it.
     #[serde(default)]
     pub window: Option<WindowStatus>,
+    /// Flags that open when all instances are of a version that they are for.
+    #[serde(default)]
+    pub gates: Vec<GateState>,
     /// What clients speak, and who still speaks it.
     #[serde(default)]
     pub formats: Vec<FormatStatus>,
@@ -185,6 +190,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
     };
     let requests = rollout.and_then(|r| requests_of(app, r, traffic));
     Status {
+        gates: state.gates(),
         formats: format_status(state, traffic),
         window: window_status(state, traffic, requests.as_ref()),
         app: state.app().to_string(),
@@ -209,7 +215,7 @@ pub fn status(app: &App, traffic: &Traffic, as_of: AsOf, time_text: fn(u64) -> S
         listen: state.settings().and_then(|s| s.listen.as_ref()).map(addresses).unwrap_or_default(),
         maintenance: state.settings().and_then(|s| s.listen.as_ref()?.maintenance.clone()),
         allowed: allowed(state),
-        trouble: app.router_trouble.clone(),
+        trouble: app.router_trouble.clone().or_else(|| app.gate_trouble.clone()),
     }
 }
 

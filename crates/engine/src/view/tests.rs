@@ -36,7 +36,8 @@ fn web() -> World {
         healthy_deadline_ms: 60_000,
         ..RolloutSettings::default()
     };
-    let settings = AppSettings { replicas: 2, rollout, listen: Some(listen), fixed_port: false };
+    let settings =
+        AppSettings { replicas: 2, rollout, listen: Some(listen), fixed_port: false, gates: Vec::new() };
     World { entries: Vec::new(), now: 0, settings, counted: Some(0), sick: None }
 }
 

@@ -143,7 +143,8 @@ pub fn deploy(version: &str) -> Input {
         ..RolloutSettings::default()
     };
     let listen = Listen::http("127.0.0.1:1");
-    let settings = AppSettings { replicas: 4, rollout, listen: Some(listen), fixed_port: false };
+    let settings =
+        AppSettings { replicas: 4, rollout, listen: Some(listen), fixed_port: false, gates: Vec::new() };
     let request = DeployRequest::new(template, settings);
     Input::Request {
         app: app(),

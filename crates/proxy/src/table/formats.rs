@@ -64,7 +64,7 @@ pub fn check_format_name(name: &str) -> Result<(), String> {
     if !name.is_empty() && name.len() <= 64 && name.bytes().all(is_plain) {
         return Ok(());
     }
-    Err(format!("{name:?} cannot be the name of a format; use 1 to 64 letters, digits and - _ ."))
+    Err(format!("{name:?} cannot be a name here; use 1 to 64 letters, digits and - _ ."))
 }
 
 /// The same of a link: it stands between `<` and `>` in a header.

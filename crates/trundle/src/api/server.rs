@@ -1,5 +1,6 @@
 //! Serves the API: few routes, each either a look at the engine or one request to it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,6 +85,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, sta
         .route("/v1/down", post(down_all))
         .route("/v1/apps", get(statuses))
         .route("/v1/apps/{app}", get(status).post(ask))
+        .route("/v1/apps/{app}/gates", get(gates))
         .route("/v1/apps/{app}/history", get(history))
         .route("/v1/apps/{app}/watch", get(watch))
         .with_state(served);
@@ -99,7 +101,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, traffic: Traffic, sta
     }
 }
 
-/// `/metrics` and nothing else, for a Prometheus that cannot reach the socket.
+/// `/metrics`, for a Prometheus that cannot reach the socket, and `/gates/APP`, for an app that cannot read the file. Nothing else.
 pub async fn serve_metrics(
     listener: tokio::net::TcpListener,
     handle: Handle,
@@ -107,7 +109,8 @@ pub async fn serve_metrics(
     state_dir: PathBuf,
 ) {
     let served = Served { handle, traffic, state_dir: state_dir.into(), down: Arc::default() };
-    let routes = Router::new().route("/metrics", get(metrics)).with_state(served);
+    let routes = Router::new().route("/metrics", get(metrics)).route("/gates/{app}", get(gates));
+    let routes = routes.with_state(served);
     let _ = axum::serve(listener, routes).await;
 }
 
@@ -156,6 +159,20 @@ async fn ask(
         is_known(&served.handle, &app, revision).await?;
     }
     tell_engine(&served.handle, app, ask.by, ask.request).await.map(Json)
+}
+
+/// Which gates of an app are open, as its instances read it: `{"new-orders": true}`.
+async fn gates(
+    State(served): State<Served>,
+    UrlPath(app): UrlPath<String>,
+) -> Answer<BTreeMap<String, bool>> {
+    let name = app_name(&app)?;
+    let gates = served.handle.look(move |engine| {
+        let gates = engine.apps().get(&name)?.state.gates();
+        Some(gates.into_iter().map(|gate| (gate.name, gate.open)).collect())
+    });
+    let none = || problem(StatusCode::NOT_FOUND, format!("there is no app {app}"));
+    gates.await.ok_or_else(ended)?.map(Json).ok_or_else(none)
 }
 
 /// It is kept in the journal for ever, and shown.

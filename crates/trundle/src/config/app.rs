@@ -9,7 +9,7 @@ use trundle_drivers::prepare::Draft;
 
 use super::environment::{self, Caller};
 use super::section::Section;
-use super::{Secrets, formats, health, listen, rollout, run, traffic, value};
+use super::{Secrets, formats, gates, health, listen, rollout, run, traffic, value};
 
 /// What is None has a problem told.
 pub struct App {
@@ -76,7 +76,13 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
     let run = run_section.zip(environment).and_then(|(section, environment)| {
         Some((run::read(&section, folder, &environment.path_variable)?, environment))
     });
-    let settings = AppSettings { replicas, rollout, listen, fixed_port: matches!(port, Port::Fixed(_)) };
+    let settings = AppSettings {
+        replicas,
+        rollout,
+        listen,
+        fixed_port: matches!(port, Port::Fixed(_)),
+        gates: gates::read(top),
+    };
     let draft = version
         .zip(run)
         .map(|(version, (run, environment))| draft(version, run, environment, port, health, compatible_with));

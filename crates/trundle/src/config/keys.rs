@@ -15,6 +15,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("release", "[release]"),
             ("traffic", "[traffic]"),
             ("formats", "[[formats]]"),
+            ("gates", "[[gates]]"),
             ("health", "[health.ready]"),
             ("rollout", "[rollout]"),
         ],
@@ -91,6 +92,7 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("connections", "10000"),
         ],
     ),
+    ("gates", &[("name", "\"new-orders\""), ("opens", "\"all instances >= 4.1\"")]),
     ("release", &[("compatible_with", "\">=3.9\"")]),
     (
         "traffic",

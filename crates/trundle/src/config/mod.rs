@@ -10,6 +10,7 @@ mod env_file;
 mod environment;
 mod findings;
 mod formats;
+mod gates;
 mod health;
 mod keys;
 mod listen;

@@ -48,6 +48,7 @@ pub fn document() -> Value {
                 "What this version is to those before it.",
             ),
         ),
+        ("gates", described(gates(), "Flags that the app reads at the path in TRUNDLE_GATES.")),
         ("formats", described(formats(), "What clients speak, until when, and which versions serve it.")),
         ("traffic", described(traffic(), "Which version a request gets while two serve.")),
         (
@@ -73,6 +74,21 @@ pub fn document() -> Value {
     put(&mut root, "description", json!("What runs, and how a new version replaces the old one."));
     put(&mut root, "definitions", json!({ "check": a_check() }));
     root
+}
+
+fn gates() -> Value {
+    let mut gate = table(vec![
+        ("name", described(text(), "What the app knows it by.")),
+        (
+            "opens",
+            described(
+                json!({ "type": "string", "pattern": "^all instances " }),
+                "When every instance, and what a rollback would bring, is of these versions: all instances >= 4.1.",
+            ),
+        ),
+    ]);
+    put(&mut gate, "required", json!(["name", "opens"]));
+    json!({ "type": "array", "items": gate, "maxItems": 64 })
 }
 
 fn a_check() -> Value {

@@ -47,6 +47,11 @@ pub fn render(status: &Status) -> String {
     if let Some(line) = status.window.as_ref().and_then(super::window::line) {
         let _ = writeln!(out, "  {}: {line}", bold("versions"));
     }
+    for gate in &status.gates {
+        let state = if gate.open { green("open") } else { yellow("closed") };
+        let why = if gate.open { String::new() } else { format!(": {}", gate.because.join(", ")) };
+        let _ = writeln!(out, "  gate {} is {state}{why}", bold(&gate.name));
+    }
     for line in status.formats.iter().filter_map(super::window::callers) {
         let _ = writeln!(out, "  {}: {line}", bold("formats"));
     }

@@ -225,7 +225,7 @@ fn deploy_request(site: &Site) -> Value {
     let command = vec![site.bin().display().to_string(), "sample".to_owned()];
     let template = Template::plain("1.0".parse().unwrap(), command);
     let rollout = RolloutSettings::default();
-    let settings = AppSettings { replicas: 1, rollout, listen: None, fixed_port: false };
+    let settings = AppSettings { replicas: 1, rollout, listen: None, fixed_port: false, gates: Vec::new() };
     let request = DeployRequest::new(template, settings);
     json!({ "by": "ann", "request": Request::Deploy(Box::new(request)) })
 }

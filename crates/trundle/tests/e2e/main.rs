@@ -18,6 +18,7 @@ mod eight;
 mod follow;
 mod formats;
 mod front;
+mod gates;
 mod harness;
 mod hostile;
 mod input;

@@ -60,7 +60,8 @@ fn simulated(budget: Budget, acts: &[Act]) -> Vec<String> {
         ..RolloutSettings::default()
     };
     let listen = Some(Listen::http("127.0.0.1:1"));
-    let setup = Setup::new(AppSettings { replicas: REPLICAS, rollout, listen, fixed_port: false });
+    let setup =
+        Setup::new(AppSettings { replicas: REPLICAS, rollout, listen, fixed_port: false, gates: Vec::new() });
     let bad = std::rc::Rc::new(std::cell::Cell::new(0));
     let is_bad = bad.clone();
     let fates: trundle_sim::Fates = Box::new(move |key, nth, _| match (key.revision.0, nth) {

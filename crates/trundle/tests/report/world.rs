@@ -137,7 +137,7 @@ fn settings() -> AppSettings {
         healthy_deadline_ms: 60_000,
         ..RolloutSettings::default()
     };
-    AppSettings { replicas: 2, rollout, listen: Some(listen), fixed_port: false }
+    AppSettings { replicas: 2, rollout, listen: Some(listen), fixed_port: false, gates: Vec::new() }
 }
 
 fn template(version: &str, pool: &str) -> Template {
