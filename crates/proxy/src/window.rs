@@ -42,6 +42,7 @@ pub const PLACES: u32 = 10_000;
 /// Goes round all numbers below 100 in steps that leave no stretch without: of any 100 draws each is one.
 const STEP: u64 = 37;
 
+const HTML: &[u8] = b"text/html";
 /// A page is noted again when it is older than this part of what it may be, or than this.
 const FRESH_PART: u32 = 8;
 const FRESH_MOST_S: u32 = 60;
@@ -230,7 +231,7 @@ impl Window {
             }
         }
         // What a page loads comes from where the page came from.
-        let of_page = wish.token.filter(|_| wish.is_asset).map(|token| token.seen);
+        let of_page = wish.token.filter(|_| wish.is_asset).map(|token| token.page);
         let kept = of_page.and_then(|page| self.kept.iter().find(|group| group.revision == page));
         if let Some(claim) = kept.and_then(|group| group.choice.choose(random, tried)) {
             return Some((claim, how));
@@ -317,7 +318,11 @@ impl Window {
         if let Some(vary) = &self.vary {
             headers.append(header::VARY, vary.clone());
         }
-        if let Some(token) = self.next_token(wish, from, worker).filter(|_| !is_shared(headers)) {
+        let is_page = !self.skew.is_empty() && is_html(headers);
+        if !self.gives_tokens() || wish.is_asset || wish.is_known_by_header || is_shared(headers) {
+            return;
+        }
+        if let Some(token) = self.next_token(wish, from, worker, is_page) {
             let secure = if is_secure { "; Secure" } else { "" };
             let text = token.write(&self.app, &worker.shared.keys.load());
             let cookie = format!("{}={text}; Path=/; HttpOnly; SameSite=Lax{secure}", self.cookie);
@@ -328,11 +333,10 @@ impl Window {
     }
 
     /// What the client shall keep, if that is something else than it has.
-    fn next_token(&self, wish: &Wish, from: &LiveEndpoint, worker: &Worker) -> Option<Token> {
+    fn next_token(&self, wish: &Wish, from: &LiveEndpoint, worker: &Worker, is_page: bool) -> Option<Token> {
         let stays_with_instance = self.sticky == Sticky::Instance;
         let is_open = self.groups.len() > 1 && self.sticky != Sticky::Nothing;
-        let matters = is_open || stays_with_instance || !self.skew.is_empty();
-        if !matters || wish.is_asset || wish.is_known_by_header {
+        if !is_open && !stays_with_instance && !is_page {
             return None;
         }
         let own = wish.token.filter(|token| token.window == self.id);
@@ -340,20 +344,22 @@ impl Window {
         // Answered by an older one, it has still seen the newer.
         let is_newer = |token: &Token| rank(self.newest, token.seen) > rank(self.newest, from.revision);
         let seen = own.filter(is_newer).map_or(from.revision, |token| token.seen);
-        let at_s = now_s();
+        let before = wish.token.map_or((0, 0), |token| (token.page, token.at_s));
+        let (page, at_s) = if is_page { (from.revision, now_s()) } else { before };
         // A page that is loaded again is as new as one that is loaded for the first time, if not to the second.
         let is_fresh = |token: &Token| {
             let age_s = at_s.saturating_sub(token.at_s);
             self.skew_max_age_s == 0 || age_s < (self.skew_max_age_s / FRESH_PART).clamp(1, FRESH_MOST_S)
         };
-        if own.is_some_and(|token| token.seen == seen && token.instance == instance && is_fresh(&token)) {
+        let is_same = |token: &Token| (token.seen, token.page, token.instance) == (seen, page, instance);
+        if own.is_some_and(|token| is_same(&token) && is_fresh(&token)) {
             return None;
         }
         let client = wish.token.map_or_else(|| worker.random.borrow_mut().next(), |token| token.client);
-        if let Some(pins) = worker.shared.pins.get().filter(|_| self.skew_max_age_s > 0) {
-            pins.note(&self.app, client, from.revision, at_s);
+        if let Some(pins) = worker.shared.pins.get().filter(|_| is_page && self.skew_max_age_s > 0) {
+            pins.note(&self.app, client, page, at_s);
         }
-        Some(Token { window: self.id, seen, place: wish.place, client, at_s, instance })
+        Some(Token { window: self.id, seen, place: wish.place, page, client, at_s, instance })
     }
 }
 
@@ -369,6 +375,12 @@ fn speakers(format: &Format, groups: &[Group]) -> Option<u64> {
 pub fn now_s() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// A page, which loads what belongs to it.
+fn is_html(headers: &HeaderMap) -> bool {
+    let of_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    of_type.is_some_and(|of| of.len() >= HTML.len() && of[..HTML.len()].eq_ignore_ascii_case(HTML))
 }
 
 /// It may be stored for everybody: then what is one client's must not be in it.

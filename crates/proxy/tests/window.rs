@@ -332,6 +332,8 @@ fn the_last_of_a_version_is_kept_for_its_pages() {
     assert!((0..20).all(|_| Client::of(&two.proxy).version() == "4.0"));
     assert_eq!(stays.ask("/assets/3.9.js").text(), "3.9");
     assert_eq!(stays.ask("/assets/4.0.js").text(), "4.0");
+    assert_eq!(stays.ask("/api").text(), "4.0", "what a page asks for is no page");
+    assert_eq!(stays.ask("/assets/3.9.js").text(), "3.9");
     assert_eq!(leaves.version(), "4.0");
     assert_eq!(two.proxy.control.app().pinned, [(1, 1), (2, 21)].into());
     // Also in a proxy that was started anew, and in the next table.

@@ -9,8 +9,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::keys::{Keys, TAG_BYTES};
 
 const FORM: u8 = 1;
-const BYTES: usize = 1 + 8 + 4 + 2 + 8 + 4 + 8;
-const TEXT_BYTES: usize = (BYTES + TAG_BYTES) / 3 * 4; // 51 bytes make 68 letters, without padding
+const BYTES: usize = 1 + 8 + 4 + 2 + 4 + 8 + 4 + 8;
+/// Without padding.
+const TEXT_BYTES: usize = ((BYTES + TAG_BYTES) * 4).div_ceil(3);
 
 /// All of it is said by us and read by us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,11 @@ pub struct Token {
     pub seen: u32,
     /// Its place among all, below [`PLACES`](super::PLACES): as the share of a version grows it is reached once.
     pub place: u16,
+    /// The revision of the page that it loaded last, and 0 without one.
+    pub page: u32,
     /// A name for the client, by chance.
     pub client: u64,
-    /// When it was given, in seconds of the Unix time.
+    /// When it loaded its page, in seconds of the Unix time.
     pub at_s: u32,
     /// The endpoint that has answered it, where it stays with that.
     pub instance: u64,
@@ -41,6 +44,7 @@ impl Token {
         put(&self.window.to_be_bytes());
         put(&self.seen.to_be_bytes());
         put(&self.place.to_be_bytes());
+        put(&self.page.to_be_bytes());
         put(&self.client.to_be_bytes());
         put(&self.at_s.to_be_bytes());
         put(&self.instance.to_be_bytes());
@@ -64,6 +68,7 @@ impl Token {
             window: u64::from_be_bytes(take(&mut rest)?),
             seen: u32::from_be_bytes(take(&mut rest)?),
             place: u16::from_be_bytes(take(&mut rest)?),
+            page: u32::from_be_bytes(take(&mut rest)?),
             client: u64::from_be_bytes(take(&mut rest)?),
             at_s: u32::from_be_bytes(take(&mut rest)?),
             instance: u64::from_be_bytes(take(&mut rest)?),
@@ -84,8 +89,15 @@ mod tests {
     #[test]
     fn only_what_we_have_written_is_read() {
         let keys = Keys::of_this_process();
-        let token =
-            Token { window: 7, seen: 3, place: 9_999, client: u64::MAX, at_s: 1_796_000_000, instance: 1 };
+        let token = Token {
+            window: 7,
+            seen: 3,
+            place: 9_999,
+            page: 2,
+            client: u64::MAX,
+            at_s: 1_796_000_000,
+            instance: 1,
+        };
         let text = token.write("web", &keys);
         assert_eq!(Token::read(text.as_bytes(), "web", &keys), Some(token));
         assert_eq!(Token::read(text.as_bytes(), "api", &keys), None, "another app's");

@@ -6,10 +6,15 @@ use trundle_proxy::{Endpoint, Traffic};
 
 use super::*;
 
-/// An app of a version, which says it; under `/assets/` it has what bears its name and nothing else.
+/// An app of a version, which says it: `/` is a page, all else is none, and under `/assets/` it has what bears its name only.
 pub fn app_of(version: &'static str) -> Upstream {
     Upstream::start(move |seen, stream| match seen.target().strip_prefix("/assets/") {
         Some(name) if !name.starts_with(version) => respond(stream, 404, "nothing here"),
+        None if seen.target() == "/" => {
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}", version.len());
+            stream.write_all(format!("{head}\r\n\r\n{version}").as_bytes()).is_ok()
+        }
         Some(_) | None => respond(stream, 200, version),
     })
 }

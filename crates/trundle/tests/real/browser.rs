@@ -97,13 +97,7 @@ fn an_open_page_goes_on_while_versions_change() {
     );
     fs::write(world.path("trundle.toml"), config).unwrap();
     world.deploy("1.0");
-    let profile = format!("--user-data-dir={}", world.path("profile").display());
-    let mut chromium = world.command("chromium");
-    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-    chromium.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-    chromium.args(["--remote-debugging-port=0", &profile, &format!("http://{address}/")]);
-    chromium.stdout(Stdio::null()).stderr(Stdio::null());
-    let _chromium = Open(chromium.spawn().unwrap());
+    let _chromium = chromium(&world, &format!("http://{address}/"));
 
     let report = |version: &str| {
         let began = Instant::now();
@@ -143,8 +137,19 @@ fn an_open_page_goes_on_while_versions_change() {
     assert_eq!(told, closes.len() as u64 + streams - 1, "{said}");
 }
 
+/// A browser without a window, with this page open.
+pub fn chromium(world: &World, url: &str) -> Open {
+    let profile = format!("--user-data-dir={}", world.path("profile").display());
+    let mut chromium = world.command("chromium");
+    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
+    chromium.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+    chromium.args(["--remote-debugging-port=0", &profile, url]);
+    chromium.stdout(Stdio::null()).stderr(Stdio::null());
+    Open(chromium.spawn().unwrap())
+}
+
 /// Ends with the test.
-struct Open(Child);
+pub struct Open(Child);
 
 impl Drop for Open {
     fn drop(&mut self) {

@@ -14,6 +14,7 @@ mod gunicorn;
 mod h2load;
 #[cfg(feature = "otel")]
 mod otel;
+mod page;
 #[path = "../e2e/harness/turns.rs"]
 mod turns;
 mod upgrade;
