@@ -21,6 +21,17 @@ pub struct Traffic {
     pub skew_paths: Vec<String>,
     /// So long after a page was loaded the last instance of its version is kept for what the page loads; 0: it is not.
     pub skew_max_age_ms: Millis,
+    /// Some requests go to another version as well, and what that answers is compared.
+    pub mirror: Option<Mirror>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    /// As in a [`Rule`].
+    pub to: String,
+    /// Of a hundred GETs and HEADs of the paths.
+    pub share: u32,
+    pub paths: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

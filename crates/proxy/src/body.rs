@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
 use crate::classes::AppCell;
+use crate::compared::Recorder;
 use crate::endless::Endless;
 use crate::exchange::Exchange;
 use crate::headers;
@@ -42,18 +43,24 @@ pub struct RequestBody {
     /// Bytes that may still come.
     left: u64,
     reader: u32,
-    client: Rc<Turn>,
+    /// None: no client sends it.
+    client: Option<Rc<Turn>>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, limit: Option<u64>, client: Rc<Turn>) -> Self {
         let limit = limit.unwrap_or(u64::MAX);
-        Self { source: Replay::new(inner), limit, left: limit, reader: 0, client }
+        Self { source: Replay::new(Some(inner)), limit, left: limit, reader: 0, client: Some(client) }
+    }
+
+    /// Of a request of ours, which has none.
+    pub fn nothing() -> Self {
+        Self { source: Replay::new(None), limit: 0, left: 0, reader: 0, client: None }
     }
 
     /// The same body, for another try.
     pub fn again(&self) -> Self {
-        let (source, client) = (Rc::clone(&self.source), Rc::clone(&self.client));
+        let (source, client) = (Rc::clone(&self.source), self.client.clone());
         Self { source, limit: self.limit, left: self.limit, reader: self.reader, client }
     }
 
@@ -85,7 +92,7 @@ impl RequestBody {
 
     /// Whether it is the body that has ended the request.
     pub fn has_fault(&self) -> bool {
-        self.client.body_fault().is_some()
+        self.client.as_ref().is_some_and(|client| client.body_fault().is_some())
     }
 }
 
@@ -100,15 +107,16 @@ impl Body for RequestBody {
         if !self.source.borrow().is_read_by(self.reader) {
             return Poll::Ready(Some(Err(BodyFault::GivenUp)));
         }
+        let Some(client) = self.client.clone() else { return Poll::Ready(None) };
         let is_again = self.source.borrow().is_replaying();
         let Poll::Ready(mut frame) = self.source.borrow_mut().poll_frame(cx) else {
-            self.client.body_waits();
+            client.body_waits();
             return Poll::Pending;
         };
         // A frame of HTTP/2 may have no bytes: it does not put off the deadline.
         let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
         if !matches!(&frame, Some(Ok(frame)) if is_empty(frame)) {
-            self.client.body_moved();
+            client.body_moved();
         }
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -116,16 +124,16 @@ impl Body for RequestBody {
             headers::trailers_to_endpoint(trailers);
         }
         let is_last = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
-        if is_last && self.client.connection.has_wrong_trailers() {
-            self.client.set_body_fault(BodyFault::Malformed);
+        if is_last && client.connection.has_wrong_trailers() {
+            client.set_body_fault(BodyFault::Malformed);
             return Poll::Ready(Some(Err(BodyFault::Malformed)));
         }
         if is_last || self.is_end_stream() {
-            self.client.body_ended();
+            client.body_ended();
         }
         // hyper takes a stream that was reset without an error for one at its end.
         let is_given_up =
-            frame.is_none() && self.client.connection.has_streams() && !self.source.borrow().is_end_stream();
+            frame.is_none() && client.connection.has_streams() && !self.source.borrow().is_end_stream();
         let fault = match &frame {
             None if is_given_up => Some(BodyFault::ClientGone),
             Some(Ok(frame)) => {
@@ -134,7 +142,7 @@ impl Body for RequestBody {
                     Some(left) => {
                         self.left = left;
                         if !is_again {
-                            self.client.bytes_went_up(bytes);
+                            client.bytes_went_up(bytes);
                         }
                         None
                     }
@@ -146,7 +154,7 @@ impl Body for RequestBody {
             None => None,
         };
         if let Some(fault) = fault {
-            self.client.set_body_fault(fault);
+            client.set_body_fault(fault);
             return Poll::Ready(Some(Err(fault)));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|_| BodyFault::ClientGone)))
@@ -164,8 +172,10 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         // The last one who has it.
-        if Rc::strong_count(&self.source) == 1 {
-            self.client.body_left();
+        if Rc::strong_count(&self.source) == 1
+            && let Some(client) = &self.client
+        {
+            client.body_left();
         }
     }
 }
@@ -185,6 +195,8 @@ pub enum ResponseBody {
         client: Rc<Turn>,
         /// It has no end of its own.
         endless: Option<Endless>,
+        /// It is compared with what another version answers.
+        recorder: Option<Box<Recorder>>,
     },
     Made(Full<Bytes>),
 }
@@ -192,17 +204,31 @@ pub enum ResponseBody {
 impl ResponseBody {
     /// Takes over an endpoint's body and the stay in the endpoint that goes with it.
     pub fn passed(inner: AnswerBody, exchange: Exchange, client: Rc<Turn>, endless: Option<Endless>) -> Self {
-        let mut body = Self::Passed { inner, exchange: Some(exchange), client, endless };
+        let mut body = Self::Passed { inner, exchange: Some(exchange), client, endless, recorder: None };
         if body.is_end_stream() {
             body.complete(); // nothing to poll for
         }
         body
     }
 
+    /// What is still to come of it is noted.
+    pub fn record(&mut self, mut noted: Recorder) {
+        if let Self::Passed { exchange, recorder, .. } = self {
+            if exchange.is_none() {
+                noted.whole();
+            } else {
+                *recorder = Some(Box::new(noted));
+            }
+        }
+    }
+
     fn complete(&mut self) {
-        if let Self::Passed { exchange, client, .. } = self
+        if let Self::Passed { exchange, client, recorder, .. } = self
             && let Some(mut exchange) = exchange.take()
         {
+            if let Some(mut recorder) = recorder.take() {
+                recorder.whole();
+            }
             exchange.response_read();
             client.answer_buffered(exchange);
         }
@@ -221,7 +247,7 @@ impl Body for ResponseBody {
             Self::Made(body) => {
                 return Pin::new(body).poll_frame(cx).map_err(|never| match never {});
             }
-            Self::Passed { inner, exchange, endless, client } => {
+            Self::Passed { inner, exchange, endless, client, recorder } => {
                 if endless.as_mut().is_some_and(|endless| endless.is_to_end(cx)) {
                     let last_words = endless.take().and_then(|endless| endless.last_words());
                     // The endpoint's connection, or its stream, is not at its end: it is closed with this.
@@ -242,6 +268,9 @@ impl Body for ResponseBody {
                 if let (Some(exchange), Some(Ok(frame))) = (exchange.as_ref(), &frame) {
                     let bytes = frame.data_ref().map_or(0, Bytes::len);
                     exchange.pass_down(bytes);
+                    if let (Some(recorder), Some(data)) = (recorder.as_mut(), frame.data_ref()) {
+                        recorder.bytes(data);
+                    }
                     client.log(|entry| entry.bytes_down += bytes as u64);
                 }
                 if let (Some(endless), Some(Ok(frame))) = (endless, &frame)

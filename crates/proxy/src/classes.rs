@@ -78,11 +78,24 @@ pub enum Mixed {
     Across,
     /// Had nothing at any of them.
     Missing,
+    /// Went to another version as well, and both answers were compared; those that differ; those that would have been too many.
+    Mirrored,
+    MirrorDiffers,
+    MirrorSkipped,
 }
 
 impl Mixed {
-    pub const ALL: [Self; 6] =
-        [Self::Asked, Self::AskedGone, Self::Held, Self::WentBack, Self::Across, Self::Missing];
+    pub const ALL: [Self; 9] = [
+        Self::Asked,
+        Self::AskedGone,
+        Self::Held,
+        Self::WentBack,
+        Self::Across,
+        Self::Missing,
+        Self::Mirrored,
+        Self::MirrorDiffers,
+        Self::MirrorSkipped,
+    ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -93,6 +106,9 @@ impl Mixed {
             Self::WentBack => "went_back",
             Self::Across => "across_versions",
             Self::Missing => "missing_everywhere",
+            Self::Mirrored => "mirrored",
+            Self::MirrorDiffers => "mirror_differs",
+            Self::MirrorSkipped => "mirror_skipped",
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::compared::Comparison;
 use crate::stats::Stats;
 use crate::table::{PROTOCOL, Table, protocol_accepted};
 
@@ -31,6 +32,8 @@ pub enum Request {
     SetTable(Table),
     /// Answered by `Stats`.
     Stats,
+    /// Answered by `Compared`, of this app.
+    Compared { app: String },
     /// Let this program take over, and finish what is in flight. Answered by the end of the connection once it has, or by
     /// `KeptOn`.
     Upgrade { program: PathBuf },
@@ -77,6 +80,8 @@ pub enum Reply {
         in_flight: u64,
     },
     Stats(Stats),
+    /// What two versions have answered to the same request, the oldest first.
+    Compared(Vec<Comparison>),
 }
 
 #[derive(Debug, Error)]

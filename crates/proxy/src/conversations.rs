@@ -120,6 +120,7 @@ fn answer(
             director.tell_clients(&mut stats);
             vec![Reply::Stats(stats)]
         }
+        Request::Compared { app } => vec![Reply::Compared(director.shared.compared.of(&app))],
         Request::Upgrade { program } => upgrade(&mut director, program, wishes, sender),
         Request::Stop => {
             wishes.stop.notify_one();

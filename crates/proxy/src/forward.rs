@@ -36,6 +36,7 @@ use crate::turn::{Expired, Turn};
 use crate::upgrade;
 use crate::upstream::{AnswerBody, Upstream};
 use crate::window::across::{Copy, elsewhere};
+use crate::window::mirror::{self, Shadow};
 use crate::window::{How, Wish};
 
 /// Between two tries to reach somebody who is in the table.
@@ -174,6 +175,9 @@ async fn forward(
     let mut route = Arc::clone(route);
     let mut known = Known { shape, wish: None, copy: None };
     if let Some(window) = &route.window {
+        if window.is_mirrored() {
+            request.headers_mut().remove(mirror::MARK);
+        }
         let wish = Wish::of(window, request.headers(), request.uri(), connection);
         if let Some(refusal) = window.refuses(&wish) {
             counts.app_cell(route.app_row, AppCell::Mixed(Mixed::AskedGone)).fetch_add(1, Relaxed);
@@ -252,6 +256,7 @@ async fn forward(
         }
         let exchange = Exchange::new(claim, upstream, Rc::clone(worker), started);
         client.sent_to(exchange.claim().endpoint(), now);
+        let shadow = Shadow::of(&route, &request, shape, &endpoint, worker);
         match send(client, &route, exchange, request, &known, was_kept).await {
             Sent::Missing(first) => {
                 count_how(connection, &route, how);
@@ -279,7 +284,14 @@ async fn forward(
                 unreachable = true;
                 tried.add(&endpoint);
             }
-            sent @ (Sent::Answered(_) | Sent::Failed(_) | Sent::Gone) => {
+            Sent::Answered(mut response) => {
+                count_how(connection, &route, how);
+                if let Some(shadow) = shadow {
+                    shadow.begin(&route, worker, &endpoint, &mut response);
+                }
+                return Sent::Answered(response);
+            }
+            sent @ (Sent::Failed(_) | Sent::Gone) => {
                 count_how(connection, &route, how);
                 return sent;
             }

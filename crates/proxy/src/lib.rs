@@ -34,6 +34,7 @@ mod calls;
 mod challenge;
 mod choice;
 mod classes;
+pub mod compared;
 mod connection;
 mod conversations;
 mod counts;
@@ -91,6 +92,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use binary::{identity, our_identity};
+pub use compared::{Comparison, Side};
 pub use control::{Client, ClientError, ClientReceiver, ClientSender, Reply, Request, SOCKET_NAME};
 pub use error::ProxyError;
 pub use sites::{check_host, check_path};
@@ -100,7 +102,7 @@ pub use table::formats::{check_format_name, check_link};
 pub use table::traffic::{check_cookie, check_header, check_pattern};
 pub use table::{
     AccessFormat, AccessLog, App, Endpoint, EndpointState, Field, Format, Limits, Listen, Maintenance,
-    PROTOCOL, Protocol, Rule, Sticky, Table, TlsFiles, Traffic, Wanted, WhenGone,
+    Mirror, PROTOCOL, Protocol, Rule, Sticky, Table, TlsFiles, Traffic, Wanted, WhenGone,
 };
 
 const HOLDER_LOCK: &str = "proxy-holder.lock";

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::ProxyConfig;
+use crate::compared::Kept;
 use crate::control::SOCKET_NAME;
 use crate::conversations::{self, Wishes};
 use crate::counts::Counts;
@@ -71,6 +72,7 @@ pub fn run(config: &ProxyConfig) -> Result<(), ProxyError> {
         keys: ArcSwap::from_pointee(keys),
         pins: OnceLock::new(),
         uses: OnceLock::new(),
+        compared: Kept::default(),
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         counts: Arc::new(counts),
         spans: Spans::from_environment(),

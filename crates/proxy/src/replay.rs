@@ -19,7 +19,8 @@ const MOST_PIECES: usize = 256;
 
 /// A client's body, of which the first bytes are kept when that is wished.
 pub struct Replay {
-    inner: Incoming,
+    /// None: there is no body, and nobody who could send one.
+    inner: Option<Incoming>,
     /// Whether what is read is kept.
     keeps: bool,
     /// What was read since then.
@@ -32,7 +33,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    pub fn new(inner: Incoming) -> Rc<RefCell<Self>> {
+    pub fn new(inner: Option<Incoming>) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             inner,
             keeps: false,
@@ -59,7 +60,8 @@ impl Replay {
             self.let_go();
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && self.keeps
         {
@@ -117,11 +119,13 @@ impl Replay {
     }
 
     pub fn is_end_stream(&self) -> bool {
-        self.to_replay().is_empty() && self.inner.is_end_stream()
+        self.to_replay().is_empty() && self.inner.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     pub fn size_hint(&self) -> SizeHint {
-        let (replayed, inner) = (length(self.to_replay()), self.inner.size_hint());
+        let nothing = SizeHint::with_exact(0);
+        let inner = self.inner.as_ref().map_or(nothing, Incoming::size_hint);
+        let replayed = length(self.to_replay());
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower() + replayed);
         if let Some(upper) = inner.upper() {

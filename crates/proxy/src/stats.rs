@@ -48,7 +48,8 @@ pub struct AppStats {
     pub held: u64,
     /// Of requests that could have met either of two versions: `asked` for one and got it, `asked_gone` for one that nobody served,
     /// `held_from_going_back` to an older version than the client had seen, `went_back` because the newer had nobody,
-    /// `across_versions` served by another version than the one that had nothing, `missing_everywhere`.
+    /// `across_versions` served by another version than the one that had nothing, `missing_everywhere`; `mirrored` and compared,
+    /// `mirror_differs`, `mirror_skipped` as too many were on their way.
     pub mixed: BTreeMap<String, u64>,
     /// By revision, of those that are kept or serve: how many clients have a page of it open that may still load what belongs to it.
     pub pinned: BTreeMap<u32, u64>,

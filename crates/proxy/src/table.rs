@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use formats::Format;
 pub use limits::Limits;
-pub use traffic::{Field, Rule, Sticky, Traffic, Wanted, WhenGone};
+pub use traffic::{Field, Mirror, Rule, Sticky, Traffic, Wanted, WhenGone};
 
 /// The version of the control protocol and of the table. This one and the one before it are accepted.
 pub const PROTOCOL: u32 = 1;

@@ -10,6 +10,7 @@ mod field;
 mod formats;
 mod group;
 pub mod keys;
+pub mod mirror;
 mod paths;
 pub mod pins;
 mod token;
@@ -33,6 +34,7 @@ use crate::worker::Worker;
 use field::Place;
 use formats::{Format, Formats};
 use group::{Group, groups, rank};
+use mirror::Mirror;
 use paths::Paths;
 pub use token::Token;
 pub use wish::{Fnv, Wish};
@@ -90,6 +92,7 @@ pub struct Window {
     reached: u32,
     skew: Paths,
     skew_max_age_s: u32,
+    mirror: Option<Mirror>,
     vary: Option<HeaderValue>,
     cookie: Box<str>,
     draws: Arc<Draws>,
@@ -168,6 +171,7 @@ impl Window {
                 .as_ref()
                 .and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok()),
             skew: Paths::new(&traffic.skew_paths),
+            mirror: traffic.mirror.as_ref().and_then(Mirror::of),
             vary,
             cookie: format!("trundle-{app}").into(),
             draws,
@@ -392,13 +396,19 @@ fn is_shared(headers: &HeaderMap) -> bool {
     })
 }
 
+impl To {
+    fn of(told: &Wanted) -> Option<Self> {
+        Some(match told {
+            Wanted::Newest => Self::Newest,
+            Wanted::Oldest => Self::Oldest,
+            Wanted::Versions(range) => Self::Versions(Range::parse(range).ok()?),
+        })
+    }
+}
+
 impl Rule {
     fn of(rule: &table::Rule) -> Option<Self> {
-        let to = match &rule.to {
-            Wanted::Newest => To::Newest,
-            Wanted::Oldest => To::Oldest,
-            Wanted::Versions(range) => To::Versions(Range::parse(range).ok()?),
-        };
+        let to = To::of(&rule.to)?;
         let value = rule.value.as_ref().map(|value| value.as_bytes().into());
         Some(Self { place: Place::of(&rule.field)?, value, to })
     }

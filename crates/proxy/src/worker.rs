@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::compared::Kept;
 use crate::connection::{self, Connection};
 use crate::counts::{Counts, EndpointRow, VersionRow};
 use crate::pool::Pools;
@@ -30,6 +31,7 @@ use crate::tcp;
 use crate::trust::Peer;
 use crate::window::callers::Callers;
 use crate::window::keys::Keys;
+use crate::window::mirror::OnTheirWay;
 use crate::window::pins::Pins;
 use crate::window::uses::Uses;
 
@@ -42,6 +44,8 @@ pub struct Shared {
     pub pins: OnceLock<Pins>,
     /// There once an app names the formats that its clients speak.
     pub uses: OnceLock<Uses>,
+    /// What two versions have answered to the same request.
+    pub compared: Kept,
     pub spans: Option<Spans>,
 }
 
@@ -97,6 +101,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub pools: Rc<Pools>,
     pub random: RefCell<Random>,
+    /// Requests on their way to a second version.
+    pub mirrors: OnTheirWay,
     /// Where callers of formats are counted.
     pub callers: RefCell<Callers>,
     connections: RefCell<HashMap<u64, (Listen, Rc<Connection>)>>,
@@ -130,6 +136,7 @@ pub fn start(
             shared,
             pools: Rc::new(Pools::new()),
             random: RefCell::new(Random::new()),
+            mirrors: OnTheirWay::default(),
             callers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),

@@ -25,6 +25,8 @@ pub struct Traffic {
     pub skew_paths: Vec<String>,
     /// So long a page may load what belongs to it, from when it was loaded: then nobody is kept for it.
     pub skew_max_age_s: u32,
+    /// Some requests go to another version as well, and what that answers is compared.
+    pub mirror: Option<Mirror>,
     /// This revision is the newest, and the others are in the order of their numbers: no client goes back in it.
     pub newest: Option<u32>,
     /// What a client was told under another number says nothing of this order.
@@ -71,6 +73,14 @@ pub enum Wanted {
     Versions(String),
 }
 
+/// Of a hundred GETs and HEADs of these paths so many go to these versions too, if they came to another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    pub to: Wanted,
+    pub share: u32,
+    pub paths: Vec<String>,
+}
+
 /// What a client stays with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,6 +112,15 @@ impl Traffic {
         }
         if let Some(name) = &self.sticky_header {
             check_header(name)?;
+        }
+        if let Some(mirror) = &self.mirror {
+            mirror.paths.iter().try_for_each(|path| check_pattern(path))?;
+            if mirror.share > 100 || mirror.paths.len() > MOST_ENTRIES {
+                return Err("a mirror takes up to a hundred of a hundred, and not many paths".to_owned());
+            }
+            if let Wanted::Versions(range) = &mirror.to {
+                Range::parse(range).map_err(|wrong| wrong.to_string())?;
+            }
         }
         self.skew_paths.iter().try_for_each(|path| check_pattern(path))?;
         match self.share {

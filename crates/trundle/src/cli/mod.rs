@@ -12,6 +12,7 @@ pub mod internal;
 mod logs;
 mod maintenance;
 mod man;
+mod mirrored;
 mod plan;
 mod report;
 mod schema;
@@ -218,6 +219,8 @@ enum Command {
         #[arg(value_parser = share)]
         share: Share,
     },
+    /// Compares what two versions have answered to mirrored requests
+    Mirrored { app: Option<AppName> },
     /// Answers clients in the place of an app, or lets them in again
     Maintenance {
         #[command(subcommand)]
@@ -424,6 +427,7 @@ async fn carry_out(context: &Context, command: Command) -> i32 {
         Command::Share { app, share: Share(share) } => {
             app::now(context, Some(app), Request::Share(share)).await
         }
+        Command::Mirrored { app } => mirrored::run(context, app).await,
         Command::Maintenance { what } => maintenance::run(context, what).await,
         Command::History { app } => history::run(context, app).await,
         Command::Report { rollout, which, files } => report::run(context, rollout, which.app, &files).await,

@@ -104,12 +104,14 @@ pub(super) const KEYS: &[(&str, &[(&str, &str)])] = &[
             ("caller_header", "\"X-Client\""),
             ("rules", "[[traffic.rules]]"),
             ("skew", "[traffic.skew]"),
+            ("mirror", "[traffic.mirror]"),
         ],
     ),
     (
         "traffic.rules",
         &[("header", "\"X-Canary\""), ("cookie", "\"tester\""), ("value", "\"yes\""), ("to", "\"newest\"")],
     ),
+    ("traffic.mirror", &[("to", "\"newest\""), ("share", "\"10%\""), ("paths", "[\"/api/*\"]")]),
     ("traffic.skew", &[("paths", "[\"/assets/*\"]"), ("max_age", "\"1h\"")]),
     (
         "formats",

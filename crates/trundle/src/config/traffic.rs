@@ -1,7 +1,8 @@
 //! `[traffic]`: which version a request gets while two serve. What the proxy would refuse is refused here, by the proxy's own rule.
 
 use trundle_core::Millis;
-use trundle_core::traffic::{Field, Rule, Traffic};
+use trundle_core::limits::CountOrPercent;
+use trundle_core::traffic::{Field, Mirror, Rule, Traffic};
 use trundle_proxy as proxy;
 use trundle_versions::Range;
 
@@ -34,6 +35,7 @@ pub fn read(section: &Section<'_>) -> Traffic {
         when_gone: section.get("when_gone", value::choice).unwrap_or_default(),
         rules,
         skew_paths: skew.as_ref().map(skew_paths).unwrap_or_default(),
+        mirror: section.table("traffic.mirror").and_then(|section| mirror(&section)),
         skew_max_age_ms: skew.as_ref().and_then(|skew| skew.get("max_age", max_age)).unwrap_or(0),
     };
     if section.has("sticky_header") && !section.has("sticky") {
@@ -115,8 +117,28 @@ fn max_age(node: &Node) -> Result<Millis, Wrong> {
     }
 }
 
+fn mirror(section: &Section<'_>) -> Option<Mirror> {
+    let to = section.require("to", to);
+    let share = section.get("share", percent).unwrap_or(100);
+    let paths = paths(section, section.get("paths", value::texts).unwrap_or_else(|| vec!["/*".to_owned()]));
+    Some(Mirror { to: to?, share, paths })
+}
+
+/// A whole one: `"10%"`, or `10`.
+fn percent(node: &Node) -> Result<u32, Wrong> {
+    match value::count_or_percent(node)? {
+        CountOrPercent::Percent(percent @ 0..=100) | CountOrPercent::Count(percent @ 0..=100) => Ok(percent),
+        CountOrPercent::Percent(_) | CountOrPercent::Count(_) => {
+            Err(Wrong::Value("more than all is not possible".to_owned(), "use at most \"100%\"".to_owned()))
+        }
+    }
+}
+
 fn skew_paths(section: &Section<'_>) -> Vec<String> {
-    let paths = section.require("paths", value::texts).unwrap_or_default();
+    paths(section, section.require("paths", value::texts).unwrap_or_default())
+}
+
+fn paths(section: &Section<'_>, paths: Vec<String>) -> Vec<String> {
     for (index, path) in paths.iter().enumerate() {
         if let Err((message, hint)) = good(path, proxy::check_pattern) {
             section.refuse_item("paths", index, message, hint);

@@ -7,6 +7,7 @@ pub mod proxy;
 mod router;
 mod sampler;
 pub mod start;
+mod table;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -21,7 +22,8 @@ use trundle_engine::ports::Report;
 use trundle_engine::{Engine, Input};
 
 pub use engine_thread::{Handle, Message};
-pub use router::{Traffic, doors, requests, watched};
+pub use router::Traffic;
+pub use table::{doors, requests, watched};
 
 /// Names the variable by which a debug build is told to behave badly, so that the demo can be seen to find it.
 pub const PLANT: &str = "TRUNDLE_PLANT_BUG";

@@ -8,13 +8,16 @@ use trundle_drivers::logs::printable;
 use trundle_engine::view::{FormatStatus, WindowStatus};
 
 /// Each count with its words, the most important first.
-const WORDS: [(&str, &str); 6] = [
+const WORDS: [(&str, &str); 9] = [
     ("went_back", "went back to an older version"),
     ("held_from_going_back", "kept from going back"),
     ("across_versions", "served across versions"),
     ("missing_everywhere", "missing at every version"),
     ("asked", "asked for a version"),
     ("asked_gone", "asked for one that is gone"),
+    ("mirrored", "mirrored"),
+    ("mirror_differs", "of these answered differently (`trundle mirrored`)"),
+    ("mirror_skipped", "not mirrored, as too many were on their way"),
 ];
 
 /// None: there is nothing to say.

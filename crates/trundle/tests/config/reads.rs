@@ -7,7 +7,7 @@ use trundle_core::formats::Match;
 use trundle_core::limits::{CountOrPercent, Order};
 use trundle_core::revision::{Port, Probe, Protocol, Quiet, QuietBy, RunLimits, StopSignal};
 use trundle_core::settings::{AccessFormat, AccessLog, OnFailure, RolloutSettings};
-use trundle_core::traffic::{Field, Rule, Sticky, Traffic, WhenGone};
+use trundle_core::traffic::{Field, Mirror, Rule, Sticky, Traffic, WhenGone};
 
 use crate::config::{self, Loaded, Secrets};
 use crate::{GOOD, PLAIN, folder, init, load, told};
@@ -32,6 +32,7 @@ asked_in = ["X-App-Version", "cookie:version"]
 when_gone = "refuse"
 rules = [{{ header = "X-Canary", to = "newest" }}, {{ cookie = "tester", value = "yes", to = ">=4.0" }}]
 skew = {{ paths = ["/assets/*", "/app.js"], max_age = "1h" }}
+mirror = {{ to = "newest", share = "10%" }}
 "#
     );
     let traffic = good(&text, &[]).settings.listen.unwrap().traffic.unwrap();
@@ -48,6 +49,7 @@ skew = {{ paths = ["/assets/*", "/app.js"], max_age = "1h" }}
         ],
         skew_paths: texts(&["/assets/*", "/app.js"]),
         skew_max_age_ms: 3_600_000,
+        mirror: Some(Mirror { to: "newest".to_owned(), share: 10, paths: texts(&["/*"]) }),
     };
     assert_eq!(traffic, expect);
     let empty = good(&format!("{GOOD}{listen}[traffic]\n"), &[]).settings.listen.unwrap();

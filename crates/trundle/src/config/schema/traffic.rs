@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use trundle_core::traffic::{Sticky, WhenGone};
 
-use super::{default, described, one_of, put, table, text, texts, time};
+use super::{count_or_percent, default, described, one_of, put, table, text, texts, time};
 
 pub(super) fn traffic() -> Value {
     table(vec![
@@ -49,6 +49,10 @@ pub(super) fn traffic() -> Value {
                 "Which requests get which version, before everything else: for tests.",
             ),
         ),
+        (
+            "mirror",
+            described(mirror(), "Some requests go to another version as well: `trundle mirrored` compares."),
+        ),
         ("skew", described(skew(), "A page of one version keeps getting the files of its version.")),
     ])
 }
@@ -71,4 +75,17 @@ fn skew() -> Value {
     let mut skew = table(vec![("paths", described(texts(), paths)), ("max_age", time(max_age, 0))]);
     put(&mut skew, "required", json!(["paths"]));
     skew
+}
+
+fn mirror() -> Value {
+    let mut mirror = table(vec![
+        ("to", described(text(), "newest, oldest, or a range of versions.")),
+        (
+            "share",
+            default(described(count_or_percent(), "Of the GETs and HEADs of the paths."), json!("100%")),
+        ),
+        ("paths", default(described(texts(), "Which paths: /api/*."), json!(["/*"]))),
+    ]);
+    put(&mut mirror, "required", json!(["to"]));
+    mirror
 }
