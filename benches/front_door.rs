@@ -11,6 +11,10 @@
 mod common;
 #[path = "front_door/others.rs"]
 mod others;
+#[path = "front_door/trundle.rs"]
+mod trundle;
+#[path = "front_door/versions.rs"]
+mod versions;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,10 +24,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Sorted, quick, rounds, table};
-use trundle_proxy::{
-    App, Client, Endpoint, EndpointState, Listen, PROTOCOL, Protocol, ProxyConfig, Reply, Request,
-    SOCKET_NAME, Table, TlsFiles,
-};
+use trundle_proxy::ProxyConfig;
 
 const AS_PROXY: &str = "--as-proxy";
 const PROXY_CORE: &str = "0";
@@ -65,6 +66,9 @@ fn main() {
     let only = args.iter().skip_while(|arg| *arg != "--only").nth(1);
     let loads = LOADS.iter().filter(|load| only.is_none_or(|only| load.name.contains(only.as_str())));
     loads.take(if quick() { 1 } else { LOADS.len() }).for_each(|load| world.compare(load));
+    if only.is_none_or(|only| versions::NAME.contains(only.as_str())) {
+        versions::compare(&world.dir, world.backend.plain);
+    }
 }
 
 fn found(program: &str) -> bool {
@@ -122,7 +126,7 @@ impl Drop for Subject {
 struct World {
     dir: PathBuf,
     subjects: Vec<Subject>,
-    _backend: Subject,
+    backend: Subject,
 }
 
 impl Drop for World {
@@ -178,7 +182,7 @@ impl World {
         fs::write(dir.join("backend.conf"), backend_conf(&dir, backend)).unwrap();
         let nginx = Path::new("/usr/sbin/nginx");
         let conf = |name: &str| texts(&["-p", &dir.display().to_string(), "-c", name, "-e", "stderr"]);
-        let _backend = start("backend", CLIENT_CORE, nginx, &conf("backend.conf"), backend, nowhere);
+        let server = start("backend", CLIENT_CORE, nginx, &conf("backend.conf"), backend, nowhere);
         let mut subjects = Vec::new();
         let addresses: Vec<_> = (0..3).map(|_| (free(), free())).collect();
         fs::write(dir.join("nginx.conf"), nginx_conf(&dir, addresses[0], backend)).unwrap();
@@ -187,13 +191,13 @@ impl World {
         let cfg = texts(&["-f", &dir.join("haproxy.cfg").display().to_string()]);
         let haproxy = Path::new("/usr/sbin/haproxy");
         subjects.push(start("HAProxy", PROXY_CORE, haproxy, &cfg, addresses[1].0, addresses[1].1));
-        subjects.push(trundle(&dir, addresses[2], backend));
+        subjects.push(trundle::alone(&dir, addresses[2], backend));
         let (others, missing) = others::all(&dir, backend);
         subjects.extend(others);
         if !missing.is_empty() {
             println!("NOT MEASURED, as they are not installed: {}\n", missing.join(", "));
         }
-        Self { dir, subjects, _backend }
+        Self { dir, subjects, backend: server }
     }
 
     fn compare(&self, load: &Load) {
@@ -204,7 +208,7 @@ impl World {
             let turns: Vec<usize> =
                 if round % 2 == 0 { (0..order.len()).collect() } else { (0..order.len()).rev().collect() };
             for at in turns {
-                all[at].push(measure(&self.subjects[order[at]], load));
+                all[at].push(measure(&self.subjects[order[at]], load, &[]));
             }
         }
         for at in 0..order.len() {
@@ -298,56 +302,6 @@ fn haproxy_cfg(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: Sock
     )
 }
 
-/// With the version header, the histograms and the counts that it always has.
-fn trundle(dir: &Path, (plain, tls): (SocketAddr, SocketAddr), backend: SocketAddr) -> Subject {
-    let state_dir = dir.join("state");
-    fs::create_dir(&state_dir).unwrap();
-    let app = App {
-        listen: vec![Listen::Http(plain), Listen::Https(tls)],
-        version_header: Some("x-app-version".into()),
-        tls: Some(TlsFiles { cert: dir.join("cert.pem"), key: dir.join("key.pem") }),
-        endpoints: vec![Endpoint {
-            id: "web-1-1".into(),
-            incarnation: "1".into(),
-            version: "1".into(),
-            revision: 1,
-            address: backend,
-            protocol: Protocol::Http1,
-            weight: 1,
-            state: EndpointState::Routed,
-        }],
-        ..App::named("web")
-    };
-    let table = Table { protocol: PROTOCOL, epoch: 1, number: 1, apps: vec![app] };
-    // From its last table, as after a start: nobody has to tell it.
-    let me = std::env::current_exe().unwrap();
-    let mut command = on_core(PROXY_CORE, &me, &texts(&[AS_PROXY, &state_dir.display().to_string()]));
-    let child = command.process_group(0).stderr(Stdio::null()).spawn().unwrap();
-    let subject = Subject { name: "Trundle", plain, tls, child };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let mut client = loop {
-            match Client::connect(&state_dir.join(SOCKET_NAME)).await {
-                Ok(client) => break client,
-                Err(error) => assert!(Instant::now() < deadline, "the proxy does not come up: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        client.send(&Request::SetTable(table)).await.unwrap();
-        loop {
-            match client.recv().await.unwrap() {
-                Some(Reply::Acked { .. }) => break,
-                Some(Reply::Refused { reason }) => panic!("the proxy does not take the table: {reason}"),
-                Some(_) => {}
-                None => panic!("the proxy is gone"),
-            }
-        }
-    });
-    assert!(TcpStream::connect(plain).is_ok(), "Trundle does not listen on {plain}");
-    subject
-}
-
 /// Of a few seconds.
 struct Round {
     per_second: f64,
@@ -361,13 +315,14 @@ struct Round {
     errors: f64,
 }
 
-fn measure(subject: &Subject, load: &Load) -> Round {
+/// `headers` come with each request of HTTP/1.1.
+fn measure(subject: &Subject, load: &Load, headers: &[String]) -> Round {
     let address = if load.tls { subject.tls } else { subject.plain };
     let url = format!("{}://{address}{}", if load.tls { "https" } else { "http" }, load.path);
     let seconds = if quick() { 1 } else { 3 };
     let pids = group_of(subject.child.id());
     let (before, began) = (cpu_us(&pids), Instant::now());
-    let said = if load.http2 { h2load(&url, load, seconds) } else { wrk(&url, load, seconds) };
+    let said = if load.http2 { h2load(&url, load, seconds) } else { wrk(&url, load, seconds, headers) };
     let (took, cpu) = (began.elapsed().as_secs_f64(), cpu_us(&pids) - before);
     assert!(
         said.requests > 0.0,
@@ -405,12 +360,14 @@ done = function(summary, latency)
 end
 "#;
 
-fn wrk(url: &str, load: &Load, seconds: u32) -> Said {
+fn wrk(url: &str, load: &Load, seconds: u32, headers: &[String]) -> Said {
     let script = std::env::temp_dir().join(format!("trundle-bench-{}.lua", std::process::id()));
     fs::write(&script, LUA).unwrap();
     let (connections, duration) = (load.connections.to_string(), format!("{seconds}s"));
     let script_text = script.display().to_string();
-    let args = ["-t1", "-c", &connections, "-d", &duration, "--timeout", "10s", "-s", &script_text, url];
+    let mut args = vec!["-t1", "-c", &connections, "-d", &duration, "--timeout", "10s", "-s", &script_text];
+    headers.iter().for_each(|header| args.extend(["-H", header]));
+    args.push(url);
     let (said, cpu_s) = client("wrk", &args);
     let _ = fs::remove_file(script);
     let line = said.lines().find(|line| line.starts_with("RESULT ")).unwrap_or_else(|| panic!("{said}"));

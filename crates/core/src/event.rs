@@ -95,6 +95,9 @@ pub struct Requests {
     /// Of those that could have met either of two versions: what came of it, by name.
     #[serde(default)]
     pub mixed: BTreeMap<String, u64>,
+    /// Requests of a format by a caller, those who came most: `orders-v1 by curl/8`.
+    #[serde(default)]
+    pub uses: BTreeMap<String, u64>,
 }
 
 impl Requests {
@@ -119,6 +122,7 @@ impl Requests {
             held: self.held.saturating_sub(before.held),
             by_version: each(&self.by_version, &before.by_version),
             mixed: each(&self.mixed, &before.mixed),
+            uses: each(&self.uses, &before.uses),
         }
     }
 }

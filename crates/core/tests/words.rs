@@ -112,6 +112,7 @@ fn requests_between_two_counts() {
         held: n,
         app_errors: n,
         mixed: BTreeMap::new(),
+        uses: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
         by_version: by.iter().map(|(v, n)| ((*v).to_owned(), *n)).collect(),
     };
     let before = counted(10, &[("1", 10), ("2", 4)]);
@@ -119,6 +120,7 @@ fn requests_between_two_counts() {
     let expect: BTreeMap<String, u64> = [("2".to_owned(), 5), ("3".to_owned(), 1)].into();
     let share = after.since(&before);
     assert_eq!((share.total, share.lost, share.crashed, share.held), (5, 5, 5, 5));
+    assert_eq!(share.uses, expect);
     assert_eq!((&share.told_by_kind, &share.cut_by_kind), (&expect, &expect));
     assert_eq!((share.cut, share.told, share.app_errors, share.by_version), (5, 5, 5, expect));
     assert_eq!(before.since(&after), Requests::default());

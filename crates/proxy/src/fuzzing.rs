@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty};
@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use trundle_versions::Range;
 
 use crate::ask::target::is_host;
 use crate::calls::Messages;
@@ -30,11 +31,13 @@ use crate::trust::{Peer, Trust};
 use crate::upstream::chunks::{Chunks, Part};
 use crate::upstream::head::{self, Ends};
 use crate::websocket::Frames;
+use crate::window::keys::Keys;
+use crate::window::{Token, cookie};
 
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("framing", framing),
     ("framing_and_hyper", framing_and_hyper),
     ("request_headers", request_headers),
@@ -44,6 +47,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("http2_floods", http2_floods),
     ("streams", streams),
     ("answers", answers),
+    ("versions", versions),
 ];
 
 /// Long enough for a seed and short enough to be met.
@@ -394,6 +398,23 @@ pub fn streams(bytes: &[u8]) {
     assert_eq!(frames.is_between(), torn_frames.is_between());
     assert_eq!(events.is_between(), torn_events.is_between());
     assert_eq!(calls.is_between(), torn_calls.is_between());
+}
+
+/// What a client says of versions leads to no panic, the order of labels is one, and nobody can make up what we have signed.
+pub fn versions(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (first, second) = text.split_once(['\n', ' ', ',']).unwrap_or((&text, "4.0"));
+    if let Ok(range) = Range::parse(&text) {
+        let labels = ["3.9", "v4", "4.0.1-rc1", "blue", first, second];
+        labels.iter().for_each(|label| drop(range.covers(label)));
+    }
+    let order = trundle_versions::compare(first, second);
+    assert_eq!(order, trundle_versions::compare(second, first).map(std::cmp::Ordering::reverse));
+    if let Ok(value) = HeaderValue::from_bytes(bytes) {
+        let headers = HeaderMap::from_iter([(COOKIE, value)]);
+        let found = cookie(&headers, "trundle-web").unwrap_or(bytes);
+        assert_eq!(Token::read(found, "web", &Keys::of_this_process()), None);
+    }
 }
 
 /// An answer that we take for whole is the same however its bytes come, and hyper's client takes it for the same one.

@@ -32,6 +32,7 @@ use crate::table::{self, Sticky, Traffic, Wanted, WhenGone};
 use crate::worker::Worker;
 
 use field::Place;
+pub use field::cookie;
 use formats::{Format, Formats};
 use group::{Group, groups, rank};
 use mirror::Mirror;

@@ -32,7 +32,17 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
         app_errors: stats.app_errors,
         by_version: stats.by_version.clone(),
         mixed: stats.mixed.clone(),
+        uses: stats.formats.iter().flat_map(uses).collect(),
     }
+}
+
+/// So many callers of a format are noted with a rollout.
+const MOST_CALLERS: usize = 20;
+
+fn uses((format, uses): (&String, &proxy::FormatUses)) -> impl Iterator<Item = (String, u64)> {
+    let mut callers: Vec<_> = uses.callers.iter().map(|(name, caller)| (caller.count, name)).collect();
+    callers.sort_unstable_by(|a, b| b.cmp(a));
+    callers.into_iter().take(MOST_CALLERS).map(move |(count, name)| (format!("{format} by {name}"), count))
 }
 
 /// Where an app's clients come in, and which of them are its own.

@@ -17,6 +17,7 @@ mod scale;
 mod section;
 mod steps;
 mod story;
+mod versions;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -7,7 +7,7 @@ use trundle_core::reason::duration_text;
 use super::canvas::{Canvas, NARROW, WIDE, picture};
 use super::evidence::Evidence;
 use super::markup::Markup;
-use super::{cards, charts, legend, lives, story};
+use super::{cards, charts, legend, lives, story, versions};
 
 /// `alone`: the page has no other.
 pub fn draw(m: &mut Markup, evidence: &Evidence, alone: bool) {
@@ -16,6 +16,7 @@ pub fn draw(m: &mut Markup, evidence: &Evidence, alone: bool) {
         tiles(m, evidence);
         cards::draw(m, evidence);
         traffic(m, evidence);
+        versions::draw(m, evidence);
         capacity(m, evidence);
         instances(m, evidence);
         story::draw(m, evidence, alone);
@@ -125,7 +126,7 @@ fn both(
     }
 }
 
-fn card(m: &mut Markup, title: &'static str, inside: impl FnOnce(&mut Markup)) {
+pub(super) fn card(m: &mut Markup, title: &'static str, inside: impl FnOnce(&mut Markup)) {
     m.element("div", &[("class", &"card")], |m| {
         m.words("h2", &[], title);
         inside(m);

@@ -7,7 +7,7 @@ pub mod plan;
 pub mod report;
 pub mod simulate;
 pub mod table;
-mod window;
+pub mod window;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -16,6 +16,9 @@ pub fn summary(status: &Status) -> String {
     if !status.listen.is_empty() {
         let _ = writeln!(out, "  {}", requests(status.requests.as_ref()));
     }
+    if let Some(line) = status.requests.as_ref().and_then(super::window::of_requests) {
+        let _ = writeln!(out, "  versions: {line}");
+    }
     if let (Some(lowest), Some(highest)) = (status.lowest_available, status.highest_total) {
         let _ = writeln!(
             out,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use trundle_core::event::Requests;
 use trundle_core::formats::Caller;
 use trundle_core::reason::duration_text;
 use trundle_drivers::logs::printable;
@@ -52,6 +53,13 @@ pub fn callers(format: &FormatStatus) -> Option<String> {
     let more = format.callers.len().saturating_sub(CALLERS);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!named.is_empty()).then(|| format!("{} is used by {}{more}", format.name, named.join(", ")))
+}
+
+/// What a rollout's requests say of the time in which two versions served; None: nothing.
+pub fn of_requests(requests: &Requests) -> Option<String> {
+    let uses = requests.uses.iter().map(|(what, count)| format!("{} {count}", printable(what)));
+    let all: Vec<_> = mixed(&requests.mixed).chain(uses).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// The counts that there are, in words.

@@ -127,3 +127,31 @@ fn a_format_goes_only_when_its_successor_is_everywhere() {
     let report = site.run(&["report"]).expect(0).stdout;
     assert!(report.contains("although its successor order-v2"), "{report}");
 }
+
+/// Two versions stand side by side, and what the old client is answered is what the new version would have said.
+#[test]
+fn the_new_version_is_asked_what_the_old_one_answers() {
+    let site = shop();
+    let text = fs::read_to_string(site.dir().join("trundle.toml")).unwrap();
+    site.write(&format!("{text}\n[traffic.mirror]\nto = \"newest\"\n[rollout]\nbatch = 2\n"));
+    site.run(&["deploy"]).expect(0);
+    site.run(&["deploy", "--set", "version=4.0", "--step"]).expect(10);
+    site.run(&["share", "shop", "0"]).expect(0);
+    let old = Client::start(&site, "old");
+    let compared = wait_for("comparisons", 20, || {
+        let said = site.run(&["mirrored", "--json"]).expect(0).json();
+        let all = said["mirrored"].as_array().unwrap().clone();
+        (all.len() > 20).then_some(all)
+    });
+    let side = |one: &Value, side: &str| one[side]["version"].clone();
+    assert!(compared.iter().all(|one| side(one, "live") == "3.9" && side(one, "mirrored") == "4.0"));
+    assert!(compared.iter().all(|one| one["same"] == true), "{compared:?}");
+    let said = site.run(&["mirrored"]).expect(0).stdout;
+    assert!(said.starts_with("0 of the last "), "{said}");
+    let old = old.finish();
+    assert_eq!(
+        (&old["errors"], &old["lost"], &old["versions"]["4.0"]),
+        (&0.into(), &0.into(), &Value::Null),
+        "{old}"
+    );
+}
