@@ -255,7 +255,7 @@ enum Command {
         /// The ports that instances get
         #[arg(long, env = "TRUNDLE_PORTS", default_value = "20000-29999", value_parser = port_range)]
         ports: (u16, u16),
-        /// Answers /metrics for Prometheus there, to anybody who can connect; `trundle metrics` needs none
+        /// Answers /metrics for Prometheus and /gates/APP there, to anybody who can connect; `trundle metrics` needs none
         #[arg(long, env = "TRUNDLE_METRICS", value_name = "ADDRESS")]
         metrics: Option<SocketAddr>,
         #[arg(long, hide = true)]
