@@ -56,7 +56,7 @@ PLANTS = [
      ["-p", "trundle-proxy", "--lib", "window"]),
     ("versions: who was kept for pages and is released comes back", "crates/proxy/src/director.rs",
      "            EndpointState::Kept if live.flag() == Flag::Draining => Flag::Draining,\n", "",
-     ["-p", "trundle-proxy", "--test", "window", "kept_for_its_pages"]),
+     ["-p", "trundle-proxy", "--test", "window", "released"]),
     ("versions: what a page asks for is its page", "crates/proxy/src/window.rs",
      "!self.skew.is_empty() && is_html(headers)", "!self.skew.is_empty()",
      ["-p", "trundle-proxy", "--test", "window", "kept_for_its_pages"]),

@@ -370,3 +370,28 @@ fn a_page_grows_too_old_to_keep_anybody_for() {
     assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
     assert!(two.proxy.control.app().pinned.is_empty());
 }
+
+/// What was in its hands when it was released may be a page: that keeps it no more, or a drain would prove nothing.
+#[test]
+fn who_is_released_is_not_kept_again() {
+    let mut two = Two::with(Traffic {
+        skew_paths: vec!["/assets/*".to_owned()],
+        skew_max_age_s: 3_600,
+        ..Traffic::default()
+    });
+    let old = of(1, "3.9", 1, two.old.address);
+    let new = of(2, "4.0", 1, two.new.address);
+    two.proxy.route(vec![old.clone()]);
+    let mut client = Client::of(&two.proxy);
+    client.http.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n");
+    until("the request at the old one", || (two.old.count() == 1).then_some(()));
+    let kept = Endpoint { state: EndpointState::Kept, ..old };
+    two.proxy.route(vec![kept.clone(), new.clone()]);
+    let page = client.http.answer().unwrap();
+    assert_eq!(page.text(), "3.9");
+    client.cookie = page.header("set-cookie").map(|given| given.split(';').next().unwrap().to_owned());
+    assert_eq!(two.proxy.control.app().pinned, [(1, 1)].into());
+    two.proxy.route(vec![kept, new]);
+    assert_eq!(client.ask("/assets/3.9.js").status, 404);
+    assert_eq!(two.proxy.control.await_drained("web-1-1"), 0);
+}

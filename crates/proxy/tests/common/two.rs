@@ -6,11 +6,14 @@ use trundle_proxy::{Endpoint, Traffic};
 
 use super::*;
 
-/// An app of a version, which says it: `/` is a page, all else is none, and under `/assets/` it has what bears its name only.
+/// An app of a version, which says it: `/` and, in a while, `/slow` are pages, all else is none, and under `/assets/` it has what bears its name only.
 pub fn app_of(version: &'static str) -> Upstream {
     Upstream::start(move |seen, stream| match seen.target().strip_prefix("/assets/") {
         Some(name) if !name.starts_with(version) => respond(stream, 404, "nothing here"),
-        None if seen.target() == "/" => {
+        None if ["/", "/slow"].contains(&seen.target()) => {
+            if seen.target() == "/slow" {
+                thread::sleep(Duration::from_millis(400));
+            }
             let head =
                 format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}", version.len());
             stream.write_all(format!("{head}\r\n\r\n{version}").as_bytes()).is_ok()
