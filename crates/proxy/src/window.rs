@@ -10,6 +10,7 @@ mod field;
 mod formats;
 mod group;
 pub mod keys;
+mod mapped;
 pub mod mirror;
 mod paths;
 pub mod pins;

@@ -25,8 +25,8 @@ impl AppState {
             rollout.state =
                 if rollout.back_to.is_some() { RolloutState::RollingBack } else { RolloutState::Running };
             rollout.cause = None;
-            rollout.share = None;
             rollout.failures = 0;
+            rollout.share = None;
             rollout.retries.clear();
             rollout.progress = progress;
         }

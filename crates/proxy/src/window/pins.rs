@@ -4,14 +4,12 @@
 //! place of the first. With more clients than there are places the oldest are forgotten, so that a count is the least that there
 //! are. The file outlives the process, and those that finish write to it as well: two at once at worst forget a client.
 
-use std::fs::OpenOptions;
 use std::hash::Hasher as _;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::Fnv;
+use super::{Fnv, mapped};
 use crate::sys::Words;
 
 /// In the state directory.
@@ -28,15 +26,7 @@ pub struct Pins(Words);
 
 impl Pins {
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let bytes = (PLACES * WORDS_EACH * 8) as u64;
-        if file.metadata()?.len() != bytes {
-            file.set_len(bytes)?;
-        }
-        // A hole that cannot be filled on a full disk would end the process.
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-        Words::map(&file, PLACES * WORDS_EACH).map(Self)
+        mapped::open(path, PLACES * WORDS_EACH).map(Self)
     }
 
     /// The client has a page of this revision since then.

@@ -4,12 +4,11 @@
 //! taken by one compare-and-swap, its key is written, and only then it counts; a death in between leaves a row that is free again at
 //! the next start. Two threads that come with the same new caller at once may take two rows, whose counts are added when they are read.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
+use super::mapped;
 use crate::stats::{Caller, FormatUses};
 use crate::sys::Words;
 
@@ -43,14 +42,7 @@ pub struct Row(usize);
 
 impl Uses {
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let bytes = (ROWS * ROW_WORDS * 8) as u64;
-        if file.metadata()?.len() != bytes {
-            file.set_len(bytes)?;
-        }
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-        let uses = Self(Words::map(&file, ROWS * ROW_WORDS)?);
+        let uses = Self(mapped::open(path, ROWS * ROW_WORDS)?);
         for row in 0..ROWS {
             let _ = uses.word(row, STATE).compare_exchange(TAKEN, FREE, Relaxed, Relaxed);
         }
