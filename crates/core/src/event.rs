@@ -95,7 +95,7 @@ pub struct Requests {
     /// Of those that could have met either of two versions: what came of it, by name.
     #[serde(default)]
     pub mixed: BTreeMap<String, u64>,
-    /// Requests of a format by a caller, those who came most: `orders-v1 by curl/8`.
+    /// Requests of a format by a caller: `orders-v1 by curl/8`.
     #[serde(default)]
     pub uses: BTreeMap<String, u64>,
 }
@@ -364,6 +364,8 @@ pub enum Fact {
     Unknown,
     /// The router acknowledged a table in which it is (or is not) routed.
     Routed(bool),
+    /// It was kept for the pages of clients, and none of them has one any more: it drains as others do.
+    Released,
     /// Out of every table and without a request in flight.
     Drained {
         proof: DrainProof,

@@ -89,11 +89,12 @@ pub struct Asked<'a> {
     pub now_s: Option<i64>,
 }
 
-/// Why the version may not stop serving formats yet, a sentence each.
-pub fn objections(formats: &[Format], asked: &Asked<'_>) -> Vec<String> {
-    let ends = |format: &&Format| {
-        !format.is_served_by(asked.to) && asked.running.iter().any(|version| format.is_served_by(version))
-    };
+/// Why the version may not stop serving formats yet, a sentence each. `before` is what was said of them until now: a file that says
+/// that what runs has never served one does not make it so.
+pub fn objections(formats: &[Format], before: &[Format], asked: &Asked<'_>) -> Vec<String> {
+    let is_served = |format: &Format| asked.running.iter().any(|version| format.is_served_by(version));
+    let was_served = |format: &Format| before.iter().any(|of| of.name == format.name && is_served(of));
+    let ends = |format: &&Format| !format.is_served_by(asked.to) && (is_served(format) || was_served(format));
     formats.iter().filter(ends).flat_map(|format| objections_to(format, formats, asked)).collect()
 }
 

@@ -44,7 +44,7 @@ fn watched(for_ms: u64, callers: &[(&str, u64, u64)]) -> Vec<Watched> {
 fn check(formats: &[Format], to: &str, running: &[&str], watched: Option<&[Watched]>, expect: &[&str]) {
     let running: Vec<String> = running.iter().map(|v| (*v).to_owned()).collect();
     let asked = Asked { to, running: &running, watched, now_s: Some(1_000_000) };
-    assert_eq!(objections(formats, &asked), expect, "to {to} from {running:?}");
+    assert_eq!(objections(formats, &[], &asked), expect, "to {to} from {running:?}");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_format_may_go_when_its_successor_is_everywhere_and_it_is_quiet() {
     let asked = watched(DAY_MS, &many);
     let running = ["4.0".to_owned()];
     let said =
-        objections(&both(), &Asked { to: "4.1", running: &running, watched: Some(&asked), now_s: None });
+        objections(&both(), &[], &Asked { to: "4.1", running: &running, watched: Some(&asked), now_s: None });
     assert!(said[0].ends_with("e (2 times, last 5 s ago) and 3 more"), "{said:?}");
 }
 
@@ -109,7 +109,9 @@ fn a_deploy_is_refused_as_long_as_somebody_uses_what_it_drops() {
         "4.1 of web stops serving what clients speak: v1 was used within 24 h by curl (9 times, last 3 s ago); \
          wait until that is over, or deploy with --force"
     );
-    // The file need not name it any more.
+    // The file need not name it any more, or say that it was never served.
+    let never = vec![Format { served: "<3.0".to_owned(), ..both().remove(0) }];
+    assert!(world.state.permit(&deploy("4.1", never, known(used.clone()), false)).is_err());
     assert!(world.state.permit(&deploy("4.1", Vec::new(), known(used.clone()), false)).is_err());
     let forced = world.state.permit(&deploy("4.1", both(), known(used.clone()), true)).unwrap();
     let said = "v1 was used within 24 h by curl (9 times, last 3 s ago)".to_owned();
@@ -119,6 +121,12 @@ fn a_deploy_is_refused_as_long_as_somebody_uses_what_it_drops() {
     let quiet = known(watched(DAY_MS, &[]));
     let free = world.state.permit(&deploy("4.1", both(), quiet, true)).unwrap();
     assert!(!matches!(free.commands.last(), Some(Command::Forced { .. })));
+    let mut down = World::with(settings(2, counts(1, 0)));
+    down.request(deploy("4.0", both(), Known::default(), false));
+    down.run();
+    down.request(Request::Down);
+    while down.step() {}
+    assert!(down.state.permit(&deploy("4.1", both(), known(used.clone()), false)).is_err());
     // The same version again is nothing to refuse.
     assert!(world.state.permit(&deploy("4.0", both(), known(used), false)).is_ok());
 }
@@ -162,4 +170,20 @@ fn a_jump_over_a_needed_stop_is_refused_and_the_stop_is_named() {
     assert!(refused.contains("4.1 can run beside \">=4.0\", and not beside 3.9"), "{refused}");
     assert!(world.state.permit(&revision("4.0")).is_ok());
     assert!(world.state.permit(&Request::Rollback(None)).is_ok());
+}
+
+/// Which of two is newer, their labels say, and not which was deployed later.
+#[test]
+fn the_newer_of_two_is_so_by_its_label() {
+    let mut world = World::with(settings(2, counts(1, 0)));
+    for (version, with) in [("4.0", None), ("4.1", Some(">=4.0"))] {
+        world.request(Request::Deploy(Box::new(compatible(version, with))));
+        world.run();
+    }
+    let said = ask(&world, compatible("3.9.1", None)).unwrap_err();
+    assert!(said.contains("4.1 can run beside \">=4.0\", and not beside 3.9.1"), "{said}");
+    // Nothing is beside it when all is down.
+    world.request(Request::Down);
+    while world.step() {}
+    assert!(ask(&world, compatible("3.9.1", None)).is_ok());
 }

@@ -32,7 +32,14 @@ fn a_gate_opens_when_nobody_and_no_way_back_lacks_what_it_needs() {
         assert!(seen.iter().all(|because| !because.is_empty()), "never on the way: {seen:?}");
     }
     assert_eq!(because(&world), ["a rollback would go to 4.0"]);
+    // A restart is no reason, and a rollout that may still fail is none: then a rollback would go to 4.0.
+    world.request(Request::Restart);
+    assert_eq!(because(&world), ["a rollback would go to 4.0"]);
+    while world.step() {
+        assert_eq!(because(&world), ["a rollback would go to 4.0"]);
+    }
     world.deploy("4.2");
+    assert_eq!(because(&world), ["a rollback would go to 4.0"]);
     while world.step() {}
     assert_eq!(because(&world), [""; 0], "4.1 is what a rollback goes to");
 

@@ -6,7 +6,7 @@ mod common;
 
 use common::{World, counts, settings};
 use trundle_core::decide::decide;
-use trundle_core::event::{Action, Event, StopPurpose};
+use trundle_core::event::Fact;
 use trundle_core::ids::{InstanceKey, RevisionNumber};
 use trundle_core::settings::AppSettings;
 use trundle_core::settings::Listen;
@@ -39,7 +39,7 @@ fn what_supersedes_forward_goes_on_in_the_same_window() {
     assert_eq!((third.number, newest(third)), (first.number, 4));
     world.run();
     assert_eq!(world.outcome(), RolloutState::Succeeded);
-    assert_eq!(world.state.window(), third, "its end changes nothing");
+    assert_eq!(world.state.window(), Window { open: false, ..third }, "its end changes nothing else");
     assert_ne!(begin(&mut world, "5").number, third.number, "another rollout is another window");
 }
 
@@ -52,7 +52,7 @@ fn a_way_back_is_another_window_and_the_old_version_is_its_newest() {
     assert_eq!(newest(back), 1);
     assert_ne!(back.number, forward.number);
     world.run();
-    assert_eq!(world.state.window(), back);
+    assert_eq!(world.state.window(), Window { open: false, ..back });
     // Forward once more, and superseded by what is older than its own target.
     let again = begin(&mut world, "3");
     let older = begin(&mut world, "2");
@@ -105,38 +105,98 @@ const MAX_AGE_MS: u64 = 3_600_000;
 const DRAIN_MS: u64 = 30_000;
 
 /// Two of revision 1, whose pages may be an hour old.
-fn with_pages() -> World {
+fn with_pages(surge: u32, unavailable: u32) -> World {
     let traffic = Traffic { skew_max_age_ms: MAX_AGE_MS, ..Traffic::default() };
     let listen = Listen { traffic: Some(traffic), ..Listen::http("127.0.0.1:80") };
-    World::with(AppSettings { listen: Some(listen), ..settings(2, counts(1, 0)) })
+    World::with(AppSettings { listen: Some(listen), ..settings(2, counts(surge, unavailable)) })
 }
 
-fn drain(world: &mut World, name: &str, purpose: StopPurpose) -> (bool, u64) {
-    let instance: InstanceKey = name.parse().unwrap();
-    world.apply(Event::Decided(Action::Drain { instance, purpose }));
-    let drains = world.state.instance(instance).unwrap();
-    (drains.is_kept(), drains.timer_at().unwrap() - world.state.now())
+/// In a rollout to 2, with the last of 1 kept: its name.
+fn kept() -> (World, InstanceKey) {
+    let mut world = with_pages(1, 0);
+    world.deploy("2");
+    while world.state.kept().is_empty() {
+        assert!(world.step(), "nobody is kept");
+    }
+    let kept = world.state.kept();
+    assert_eq!((kept.len(), kept[0].revision, world.state.totals().live()), (1, RevisionNumber(1), 3));
+    (world, kept[0])
+}
+
+fn left_ms(world: &World, key: InstanceKey) -> u64 {
+    world.state.instance(key).unwrap().timer_at().unwrap() - world.state.now()
 }
 
 #[test]
 fn the_last_of_a_version_is_kept_for_its_pages() {
-    let mut world = with_pages();
-    world.deploy("2");
-    assert_eq!(drain(&mut world, "1-1", StopPurpose::Replaced), (false, DRAIN_MS));
-    assert_eq!(drain(&mut world, "1-2", StopPurpose::Replaced), (true, MAX_AGE_MS + DRAIN_MS));
+    let (mut world, key) = kept();
+    assert_eq!(left_ms(&world, key), MAX_AGE_MS + DRAIN_MS);
     let said: Vec<String> = decide(&world.state).reasons.iter().map(|reason| reason.text()).collect();
-    assert!(
-        said.contains(&"keeps web-1-2 for clients with pages of 1 (at most 60 min 30 s)".to_owned()),
+    let name = key.name(world.state.app());
+    assert_eq!(
+        said[0],
+        format!("keeps {name} for clients with pages of 1 (at most 60 min 30 s)"),
         "{said:?}"
     );
-    assert!(said.iter().any(|text| text.starts_with("waits for web-1-1")), "{said:?}");
+    // The last page is gone: what it has in its hands has the time of any drain.
+    world.see(key, Fact::Released);
+    assert_eq!((world.state.kept(), left_ms(&world, key)), (Vec::new(), DRAIN_MS));
+    world.see(key, Fact::Released);
+    assert_eq!(left_ms(&world, key), DRAIN_MS);
+    world.run();
+    assert_eq!(world.outcome(), RolloutState::Succeeded);
+}
 
-    for purpose in [StopPurpose::Surplus, StopPurpose::Failed, StopPurpose::Skipped, StopPurpose::Down] {
-        let mut world = with_pages();
-        drain(&mut world, "1-1", purpose);
-        assert_eq!(drain(&mut world, "1-2", purpose), (false, DRAIN_MS), "{purpose:?}");
+#[test]
+fn who_needs_the_room_does_not_wait_for_pages() {
+    let began = |world: &World| world.at;
+    type Need = fn(&mut World);
+    let needs: [(Need, RolloutState); 3] = [
+        (|world| world.request(Request::Abort), RolloutState::Aborted),
+        (|world| world.request(Request::Rollback(None)), RolloutState::RolledBack),
+        (|world| world.deploy("3"), RolloutState::Succeeded),
+    ];
+    for (need, outcome) in needs {
+        let (mut world, key) = kept();
+        let before = began(&world);
+        need(&mut world);
+        assert!(world.state.kept().iter().all(|kept| *kept != key));
+        // Of a deploy that follows the next old one is kept in its turn.
+        while world.state.open_rollout().is_some() && world.state.kept().is_empty() && world.step() {}
+        let next = world.state.kept();
+        next.iter().for_each(|kept| world.see(*kept, Fact::Released));
+        world.run();
+        assert_eq!(world.outcome(), outcome);
+        let took = world.state.last_rollout().unwrap().ended_at.unwrap() - before;
+        assert!(took < 2 * 60_000, "{outcome:?} after {took} ms");
     }
-    let mut without = World::with(settings(1, counts(1, 0)));
+    let (mut world, _) = kept();
+    let before = world.at;
+    world.request(Request::Down);
+    while world.state.totals().live() > 0 && world.step() {}
+    assert!(world.at - before < 60_000, "{} ms", world.at - before);
+}
+
+#[test]
+fn nobody_is_kept_where_that_would_be_wrong() {
+    let never = |world: &mut World, what: &str| {
+        while world.step() {
+            assert!(world.state.kept().is_empty(), "{what}");
+        }
+        assert!(world.state.open_rollout().is_none(), "{what}");
+    };
+    let mut without_room = with_pages(0, 1);
+    without_room.deploy("2");
+    never(&mut without_room, "it would take the place of the one that is to come");
+    let mut same = with_pages(1, 0);
+    same.request(Request::Restart);
+    never(&mut same, "the files are the same");
+    let mut back = with_pages(1, 0);
+    back.deploy("2");
+    back.step();
+    back.request(Request::Abort);
+    never(&mut back, "of a bad version");
+    let mut without = World::with(settings(2, counts(1, 0)));
     without.deploy("2");
-    assert_eq!(drain(&mut without, "1-1", StopPurpose::Replaced), (false, DRAIN_MS));
+    never(&mut without, "nothing is said of pages");
 }

@@ -77,6 +77,22 @@ pub(crate) fn open_way_to(layout: &Layout, artifact: &Artifact) -> io::Result<()
     [&home, &artifacts, &layout.state_dir].into_iter().try_for_each(|folder| allow(folder, 0o011))
 }
 
+/// Lets other users come to what stands in `gates`, which may be read there.
+pub(crate) fn open_way_to_gates(layout: &Layout) -> io::Result<()> {
+    close_to_others(layout);
+    let mode = fs::metadata(&layout.state_dir)?.mode();
+    if mode & 0o011 == 0o011 {
+        return Ok(());
+    }
+    fs::set_permissions(&layout.state_dir, fs::Permissions::from_mode(mode & 0o7700 | 0o011))
+}
+
+/// A folder that others may pass through and not list.
+pub(crate) fn passable_folder(path: &Path) -> io::Result<()> {
+    crate::durable::private_folder(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
+}
+
 /// What is ours in the state directory begins so. Others may keep theirs there.
 const OURS: [&str; 10] =
     ["access", "acme", "daemon", "instances", "journal", "proxy", "seal", "stored.lock", "traffic", ".probe"];

@@ -133,10 +133,14 @@ fn fold<'a>(apps: &'a mut BTreeMap<AppName, App>, entry: &Entry) -> &'a App {
         entry.event.instance().filter(|key| state.instance(*key).is_some_and(Instance::is_routed))
     };
     let was_routed = routed(&app.state);
+    // Commands have no instance, and some let those go that are kept.
+    let kept = if entry.event.instance().is_none() { app.state.kept() } else { Vec::new() };
     app.state.apply(entry.at_ms, &entry.event);
     if let Some(key) = was_routed.filter(|_| routed(&app.state).is_none()) {
         app.told.doubt(key);
     }
+    let is_kept = |key: &InstanceKey| app.state.instance(*key).is_some_and(Instance::is_kept);
+    app.touched.extend(kept.into_iter().filter(|key| !is_kept(key)));
     app.touched.extend(entry.event.instance());
     app.chronicle.note(entry, &app.state);
     app
@@ -238,7 +242,8 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         let entries = std::mem::take(&mut self.written);
         if self.trouble.is_none() {
             for name in self.apps.keys().cloned().collect::<Vec<_>>() {
-                if touched.contains(&name) || !entries.is_empty() {
+                let has_trouble = self.apps.get(&name).is_some_and(|app| app.gate_trouble.is_some());
+                if touched.contains(&name) || !entries.is_empty() || has_trouble {
                     self.act(&name);
                 }
             }
@@ -448,7 +453,8 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
     }
 
     fn wake_at(&self, now: Millis) -> Option<Millis> {
-        let retry = self.trouble.as_ref().map(|_| now + RETRY_MS);
+        let has_trouble = self.trouble.is_some() || self.apps.values().any(|app| app.gate_trouble.is_some());
+        let retry = has_trouble.then_some(now + RETRY_MS);
         let apps = self.apps.values().flat_map(|app| {
             let awaited = (!app.awaited.is_empty()).then_some(app.awaited_until);
             app.state.next_timer_at().into_iter().chain(awaited)
@@ -479,6 +485,6 @@ fn fact_is_conclusive(fact: &Fact) -> bool {
         | Fact::StartRefused { .. }
         | Fact::Unknown
         | Fact::Drained { .. } => true,
-        Fact::Started { .. } | Fact::Routed(_) => false,
+        Fact::Started { .. } | Fact::Routed(_) | Fact::Released => false,
     }
 }

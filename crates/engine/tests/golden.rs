@@ -262,6 +262,7 @@ fn one_of_each() -> Vec<Event> {
         roll(4, 1, RolloutKind::Rollback),
         conclude(Outcome::Failed, Some(PauseCause::Skipped { count: 1 })),
         drain(key(1, 1), StopPurpose::Replaced),
+        seen(key(1, 1), Fact::Released),
         seen(key(1, 1), Fact::Drained { proof: DrainProof::Proven }),
         stop(key(1, 1), StopPurpose::Replaced, true),
         seen(key(1, 1), Fact::Gone),
@@ -341,6 +342,7 @@ kinds!(fact, FACTS, Fact, {
     Fact::Started { .. } => "seen started", Fact::StartRefused { .. } => "seen refused", Fact::Ready => "seen ready",
     Fact::Unready => "seen unready", Fact::NotLive => "seen not live", Fact::Exited(_) => "seen exited",
     Fact::Gone => "seen gone", Fact::Unknown => "seen unknown", Fact::Routed(_) => "seen routed",
+    Fact::Released => "seen released",
     Fact::Drained { .. } => "seen drained",
 });
 kinds!(proof, PROOFS, DrainProof, {

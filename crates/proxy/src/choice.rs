@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::endpoint::{Claim, LiveEndpoint};
+use crate::endpoint::{Claim, Flag, LiveEndpoint};
 use crate::routes::{Random, Tried};
 
 /// Those that get requests, of an app or of one version of it.
@@ -46,6 +46,16 @@ impl Choice {
     #[must_use]
     pub fn weight(&self) -> u64 {
         self.total_weight
+    }
+
+    /// One of them by weight, and no place in it: for what nobody waits for.
+    #[must_use]
+    pub fn any(&self, random: &mut Random) -> Option<Arc<LiveEndpoint>> {
+        if self.routed.is_empty() {
+            return None;
+        }
+        let endpoint = &self.at(random.below(self.total_weight)).endpoint;
+        (endpoint.flag() == Flag::Routed).then(|| Arc::clone(endpoint))
     }
 
     /// A place in the one of this name, as long as it gets requests.
@@ -107,7 +117,6 @@ fn less_loaded<'a>(first: &'a Weighted, second: &'a Weighted) -> &'a Weighted {
 mod tests {
     use super::*;
     use crate::counts::Counts;
-    use crate::endpoint::Flag;
     use crate::endpoint::tests::endpoint;
 
     fn choice(weights: &[u32]) -> (tempfile::TempDir, Choice, Vec<Arc<LiveEndpoint>>) {

@@ -131,9 +131,19 @@ pub enum AppCell {
     ToldOf(Kind),
     CutOf(Kind),
     Mixed(Mixed),
-    /// Of the window whose number this is, below which place clients have been with the newest version.
-    WindowNumber,
-    WindowReached,
+    Window(WindowCell),
+}
+
+/// How far clients of a window have come that are known by a header.
+#[derive(Debug, Clone, Copy)]
+pub enum WindowCell {
+    Number,
+    /// The newest, and below which place clients have been with it.
+    Revision,
+    Reached,
+    /// One before it, and the same of that.
+    Before,
+    BeforeReached,
 }
 
 impl AppCell {
@@ -151,8 +161,7 @@ impl AppCell {
             | Self::Forgotten
             | Self::Held
             | Self::Mixed(_)
-            | Self::WindowNumber
-            | Self::WindowReached => "answered",
+            | Self::Window(_) => "answered",
         }
     }
 
@@ -172,8 +181,7 @@ impl AppCell {
             Self::ToldOf(kind) => 32 + kind as usize,
             Self::CutOf(kind) => 48 + kind as usize,
             Self::Mixed(what) => 64 + what as usize,
-            Self::WindowNumber => 96,
-            Self::WindowReached => 97,
+            Self::Window(what) => 96 + what as usize,
         }
     }
 }

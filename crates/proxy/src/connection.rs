@@ -41,6 +41,16 @@ enum Phase {
     Busy,
 }
 
+/// What a client keeps for an app, as it was read and found to be ours.
+struct Known {
+    app: Arc<str>,
+    text: Box<[u8]>,
+    token: Token,
+}
+
+/// Of so many apps and cookies.
+const MOST_KNOWN: usize = 4;
+
 pub struct Connection {
     pub worker: Rc<Worker>,
     /// The address it came to.
@@ -75,7 +85,7 @@ pub struct Connection {
     tunnel: RefCell<Option<Tunnel>>,
     waker: RefCell<Option<Waker>>,
     /// What its client keeps for us, as it was read last: most come with the same again.
-    known: RefCell<Option<(Box<[u8]>, Token)>>,
+    known: RefCell<Vec<Known>>,
     /// Of the app that has the address, what is open.
     open: Arc<Open>,
     /// As what it counts among those that are open.
@@ -124,13 +134,16 @@ impl Connection {
     }
 
     /// What this text of its client says, which is read with this if it is another one than before.
-    pub fn knows(&self, text: &[u8], read: impl FnOnce() -> Option<Token>) -> Option<Token> {
-        let mut known = self.known.borrow_mut();
-        if let Some((_, token)) = known.as_ref().filter(|(of, _)| **of == *text) {
-            return Some(*token);
+    pub fn knows(&self, app: &Arc<str>, text: &[u8], read: impl FnOnce() -> Option<Token>) -> Option<Token> {
+        let mut all = self.known.borrow_mut();
+        if let Some(known) = all.iter().find(|known| Arc::ptr_eq(&known.app, app) && *known.text == *text) {
+            return Some(known.token);
         }
         let token = read()?;
-        *known = Some((text.into(), token));
+        if all.len() == MOST_KNOWN {
+            all.remove(0);
+        }
+        all.push(Known { app: Arc::clone(app), text: text.into(), token });
         Some(token)
     }
 

@@ -73,6 +73,11 @@ pub enum Reply {
         /// How many of its requests were cut.
         cut: u64,
     },
+    /// An endpoint that is `Kept` in the table is draining by now: nobody has a page of it. `Drained` follows.
+    Released {
+        id: String,
+        incarnation: String,
+    },
     /// After a table: an endpoint that is on its way out still has requests in flight. `Drained` follows.
     Waiting {
         id: String,

@@ -108,6 +108,7 @@ fn answer(
                 Ok(()) => {
                     director.subscribe(sender, writer.clone());
                     let mut replies = vec![Reply::Acked { epoch, number }];
+                    replies.extend(director.released());
                     replies.extend(director.waiting());
                     replies
                 }

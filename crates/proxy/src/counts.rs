@@ -23,10 +23,11 @@ use std::time::Duration;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::classes::{AppCell, VersionCell};
+use crate::classes::{AppCell, VersionCell, WindowCell};
 use crate::slots::Slot;
 use crate::stats::{BUCKETS, Histogram, bucket_of};
 use crate::sys::Words;
+use crate::window::Reached;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"TRNDLCNT");
 const LAYOUT: u64 = 1;
@@ -131,7 +132,7 @@ impl Counts {
             return Err(io::Error::other("its size is wrong"));
         }
         // One of an earlier release may have holes. No room for them: it is mapped as it is, it has served until now.
-        let _ = allocate(&file);
+        let _ = allocate(&file, WORDS);
         let counts = Self { words: Words::map(&file, WORDS)?, slot };
         if counts.word(0).load(Relaxed) != MAGIC || counts.word(1).load(Relaxed) != LAYOUT {
             return Err(io::Error::other("its header is wrong"));
@@ -142,7 +143,7 @@ impl Counts {
     fn create(path: &Path, slot: Slot) -> io::Result<Self> {
         let file = open_file(path, true)?;
         file.set_len(WORDS as u64 * 8)?;
-        allocate(&file)?;
+        allocate(&file, WORDS)?;
         let counts = Self { words: Words::map(&file, WORDS)?, slot };
         counts.word(1).store(LAYOUT, Relaxed);
         counts.word(0).store(MAGIC, Release);
@@ -167,22 +168,38 @@ impl Counts {
         self.word(Self::version_at(app) + CELLS + cell.offset())
     }
 
-    /// Below which place clients of this window have been with the newest version; 0 in another window.
-    pub fn reached(&self, app: VersionRow, window: u64) -> u32 {
-        let is_of_it = self.app_cell(app, AppCell::WindowNumber).load(Relaxed) == window;
-        let reached = self.app_cell(app, AppCell::WindowReached).load(Relaxed);
-        if is_of_it { u32::try_from(reached).unwrap_or(0) } else { 0 }
+    /// How far clients of this window have come; of another window nobody has come anywhere. What was reached of another revision is
+    /// so of one before the newest.
+    pub fn reached(&self, app: VersionRow, window: u64, newest: u32) -> Reached {
+        let cell = |cell| self.app_cell(app, AppCell::Window(cell)).load(Relaxed);
+        let place = |of| u32::try_from(cell(of)).unwrap_or(0);
+        let nowhere = Reached { window, revision: newest, ..Reached::default() };
+        if cell(WindowCell::Number) != window {
+            return nowhere;
+        }
+        let revision = place(WindowCell::Revision);
+        let (below, before) =
+            (place(WindowCell::Reached), (place(WindowCell::Before), place(WindowCell::BeforeReached)));
+        if revision == newest {
+            return Reached { below, before, ..nowhere };
+        }
+        // It was superseded: who has seen it does not go back behind it.
+        Reached { before: (revision, below.max(before.1)), ..nowhere }
     }
 
     /// For the process that serves. One that dies in between leaves a window in which nobody has reached anything.
-    pub fn note_reached(&self, app: VersionRow, (window, reached): (u64, u32)) {
-        let (number, place) =
-            (self.app_cell(app, AppCell::WindowNumber), self.app_cell(app, AppCell::WindowReached));
-        if number.load(Relaxed) != window {
-            place.store(0, SeqCst);
-            number.store(window, SeqCst);
+    pub fn note_reached(&self, app: VersionRow, reached: &Reached) {
+        let cell = |cell| self.app_cell(app, AppCell::Window(cell));
+        let known = self.reached(app, reached.window, reached.revision);
+        if known == *reached && cell(WindowCell::Revision).load(Relaxed) == u64::from(reached.revision) {
+            return;
         }
-        place.store(u64::from(reached), SeqCst);
+        cell(WindowCell::Number).store(u64::MAX, SeqCst);
+        cell(WindowCell::Revision).store(reached.revision.into(), SeqCst);
+        cell(WindowCell::Reached).store(reached.below.into(), SeqCst);
+        cell(WindowCell::Before).store(reached.before.0.into(), SeqCst);
+        cell(WindowCell::BeforeReached).store(reached.before.1.into(), SeqCst);
+        cell(WindowCell::Number).store(reached.window, SeqCst);
     }
 
     pub fn version_cell(&self, version: VersionRow, cell: VersionCell) -> &AtomicU64 {
@@ -305,8 +322,8 @@ fn open_file(path: &Path, create: bool) -> io::Result<File> {
 }
 
 /// Takes the room on the disk. A word that is stored into a hole of a full file system ends the process.
-fn allocate(file: &File) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, WORDS as u64 * 8) {
+pub fn allocate(file: &File, words: usize) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, words as u64 * 8) {
         // A file system that cannot promise room.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         allocated => Ok(allocated?),

@@ -260,6 +260,11 @@ impl Director {
         self.open.retain(|name, open| is_here(name) || open.is_any());
         self.open_logs(&table);
         let snapshot = self.snapshot(&table, &prepared);
+        for route in snapshot.apps.values() {
+            if let Some(window) = &route.window {
+                self.shared.counts.note_reached(route.app_row, &window.reached());
+            }
+        }
         self.shared.snapshot.store(Arc::new(snapshot));
         for (live, flag) in states.iter().filter(|(_, flag)| *flag != Flag::Routed) {
             live.set_flag(*flag);

@@ -37,7 +37,7 @@ use crate::upgrade;
 use crate::upstream::{AnswerBody, Upstream};
 use crate::window::across::{Copy, elsewhere};
 use crate::window::mirror::{self, Shadow};
-use crate::window::{How, Wish};
+use crate::window::{How, Window, Wish};
 
 /// Between two tries to reach somebody who is in the table.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -58,6 +58,26 @@ struct Known {
     wish: Option<Wish>,
     /// It may be sent to another version as well.
     copy: Option<Box<Copy>>,
+}
+
+impl Known {
+    /// Of this table. `is_new`: it is looked at for the first time.
+    fn of(
+        route: &Route,
+        request: &Request<RequestBody>,
+        shape: Shape,
+        connection: &Connection,
+        is_new: bool,
+    ) -> Self {
+        let Some(window) = &route.window else { return Self { shape, wish: None, copy: None } };
+        let wish = Wish::of(window, request, connection, is_new);
+        let copy = Copy::of(window, &wish, request, shape).map(Box::new);
+        Self { shape, wish: Some(wish), copy }
+    }
+
+    fn refusal(&self, route: &Route) -> Option<Refusal> {
+        route.window.as_ref().zip(self.wish.as_ref()).and_then(|(window, wish)| window.refuses(wish))
+    }
 }
 
 /// What became of one try.
@@ -173,18 +193,13 @@ async fn forward(
     };
     let connect_timeout = Duration::from_millis(route.limits.connect_timeout_ms);
     let mut route = Arc::clone(route);
-    let mut known = Known { shape, wish: None, copy: None };
-    if let Some(window) = &route.window {
-        if window.is_mirrored() {
-            request.headers_mut().remove(mirror::MARK);
-        }
-        let wish = Wish::of(window, request.headers(), request.uri(), connection);
-        if let Some(refusal) = window.refuses(&wish) {
-            counts.app_cell(route.app_row, AppCell::Mixed(Mixed::AskedGone)).fetch_add(1, Relaxed);
-            return fail(refusal);
-        }
-        known.copy = Copy::of(window, &wish, &request, shape).map(Box::new);
-        known.wish = Some(wish);
+    if route.window.as_ref().is_some_and(Window::is_mirrored) {
+        mirror::remove_marks(request.headers_mut());
+    }
+    let mut known = Known::of(&route, &request, shape, connection, true);
+    if let Some(refusal) = known.refusal(&route) {
+        counts.app_cell(route.app_row, AppCell::Mixed(Mixed::AskedGone)).fetch_add(1, Relaxed);
+        return fail(refusal);
     }
     let mut tried = Tried::default();
     let mut unreachable = false;
@@ -204,17 +219,25 @@ async fn forward(
             match newest {
                 Some(newest) if !tried.is_full() && !Arc::ptr_eq(&newest, &route) => {
                     route = newest;
+                    known = Known::of(&route, &request, shape, connection, false);
                     continue;
+                }
+                Some(newest) if known.refusal(&newest).is_some() => {
+                    let Some(refusal) = known.refusal(&newest) else { continue };
+                    counts.app_cell(route.app_row, AppCell::Mixed(Mixed::AskedGone)).fetch_add(1, Relaxed);
+                    return fail(refusal);
                 }
                 Some(newest) if worker.finishes() && behind < MOST_BEHIND => {
                     behind += 1;
                     let _ = tokio::time::timeout(LOOK_BEHIND, worker.changed.notified()).await;
                     route = newest;
+                    known = Known::of(&route, &request, shape, connection, false);
                     tried = Tried::default();
                     continue;
                 }
                 Some(newest) if Box::pin(hold(connection, &newest, &mut held)).await => {
                     route = worker.shared.snapshot.load().apps.get(&route.app).cloned().unwrap_or(newest);
+                    known = Known::of(&route, &request, shape, connection, false);
                     tried = Tried::default();
                     continue;
                 }

@@ -58,6 +58,17 @@ pub struct Serving<'a> {
     pub kept: &'a [(Arc<LiveEndpoint>, u32)],
 }
 
+/// How far clients of a window have come that are known by a header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub window: u64,
+    /// The newest, and below which place clients have been with it.
+    pub revision: u32,
+    pub below: u32,
+    /// One before it, and the same of that: 0 and 0 where there was none.
+    pub before: (u32, u32),
+}
+
 /// What an app keeps of its clients over all tables.
 #[derive(Default)]
 pub struct Draws {
@@ -90,13 +101,17 @@ pub struct Window {
     sticky: Sticky,
     /// Its value stands for a client.
     subject: Option<HeaderName>,
-    /// Below this lie the places of those who have been with the newest: what is known by a header has no memory of its own.
-    reached: u32,
+    /// Who is known by a header has no memory of its own.
+    reached: Reached,
+    /// A rollout is open: who is answered now may meet another version soon.
+    is_open: bool,
     skew: Paths,
     skew_max_age_s: u32,
     mirror: Option<Mirror>,
     vary: Option<HeaderValue>,
     cookie: Box<str>,
+    /// Of those whom the newest has answered.
+    newest_cookie: Box<str>,
     draws: Arc<Draws>,
     formats: Formats,
     /// Of each format, the groups that serve it, a bit each; None: it makes no difference.
@@ -138,7 +153,7 @@ impl Window {
         traffic: &Traffic,
         (formats, caller_header): (&[table::Format], Option<&str>),
         serving: &Serving<'_>,
-        reached: u32,
+        reached: Reached,
         draws: Arc<Draws>,
     ) -> Self {
         let kept = groups(serving.kept, traffic.newest, None);
@@ -157,10 +172,12 @@ impl Window {
             id: traffic.window,
             newest: traffic.newest,
             is_drawn: traffic.share.is_some() || traffic.sticky != Sticky::Nothing,
-            reached: groups
-                .first()
-                .filter(|first| groups.len() > 1 && traffic.newest == Some(first.revision))
-                .map_or(reached, |first| reached.max(first.up_to)),
+            // Alone for a moment, the newest has been met by all.
+            reached: match groups.first().filter(|first| traffic.newest == Some(first.revision)) {
+                Some(first) => Reached { below: reached.below.max(first.up_to), ..reached },
+                None => reached,
+            },
+            is_open: traffic.open,
             groups,
             kept,
             skew_max_age_s: traffic.skew_max_age_s,
@@ -176,6 +193,7 @@ impl Window {
             mirror: traffic.mirror.as_ref().and_then(Mirror::of),
             vary,
             cookie: format!("trundle-{app}").into(),
+            newest_cookie: format!("trundle-{app}-newest").into(),
             draws,
             speakers,
             formats,
@@ -187,8 +205,8 @@ impl Window {
     }
 
     /// What its clients have reached of the newest, for the next table of the same window.
-    pub fn reached(&self) -> (u64, u32) {
-        (self.id, self.reached)
+    pub fn reached(&self) -> Reached {
+        self.reached
     }
 
     /// The request asks for versions that nobody serves, and is to be told so: which there are.
@@ -245,17 +263,18 @@ impl Window {
         let page = of_page.and_then(|page| self.group_of(page));
         let seen = wish.token.filter(|token| token.window == self.id && self.sticky != Sticky::Nothing);
         let may_get = seen.map_or(self.groups.len(), |token| self.not_older_than(token.seen));
-        if let Some(token) = seen.filter(|_| self.sticky == Sticky::Instance && tried.len() == 0) {
-            let mut groups = self.groups[..may_get].iter();
-            if let Some(claim) = groups.find_map(|group| group.choice.claim(token.instance)) {
+        let drawn = (self.is_drawn && self.groups.len() > 1).then(|| self.drawn(wish));
+        let speakers = wish.format.and_then(|at| self.speakers.get(at).copied().flatten());
+        let speaks = |at: &usize| speakers.is_none_or(|speakers| speakers >> at & 1 == 1);
+        if let Some(token) = wish.token.filter(|_| self.sticky == Sticky::Instance && tried.len() == 0) {
+            let mut groups = (0..may_get).filter(speaks);
+            if let Some(claim) = groups.find_map(|at| self.groups[at].choice.claim(token.instance)) {
                 return Some((claim, how));
             }
         }
-        let drawn = (self.is_drawn && self.groups.len() > 1).then(|| self.drawn(wish));
-        let speakers = wish.format.and_then(|at| self.speakers[at]);
-        let speaks = |at: &usize| speakers.is_none_or(|speakers| speakers >> at & 1 == 1);
         let first = page.or(drawn.map(|drawn| drawn.min(may_get.saturating_sub(1))));
         let Some(first) = first.or_else(|| speakers.map(|of| self.by_weight(of, random))) else {
+            how.back = seen.is_some() && may_get == 0;
             return all.choose(random, tried).map(|claim| (claim, how));
         };
         how.held = page.is_none() && drawn.is_some_and(|drawn| drawn > first);
@@ -264,7 +283,7 @@ impl Window {
         // Those who do not understand it are better than nobody.
         by_turn().filter(speaks).chain(by_turn().filter(|at| !speaks(at))).find_map(|at| {
             let claim = self.groups[at].choice.choose(random, tried)?;
-            how.back = page.is_none() && at >= may_get;
+            how.back = page.is_none() && at >= may_get && speakers.is_none();
             Some((claim, how))
         })
     }
@@ -285,9 +304,16 @@ impl Window {
     /// The group that a request's place lies in.
     fn drawn(&self, wish: &Wish) -> usize {
         let place = u32::from(wish.place);
-        let has_been_with_the_newest = wish.is_known_by_header && place < self.reached;
-        let within = self.groups.iter().position(|group| place < group.up_to);
-        within.filter(|_| !has_been_with_the_newest).unwrap_or(0)
+        let within = self.groups.iter().position(|group| place < group.up_to).unwrap_or(0);
+        let reached = if wish.is_known_by_header { self.reached } else { Reached::default() };
+        let (before, below) = reached.before;
+        if place < reached.below {
+            0
+        } else if place < below {
+            within.min(self.not_older_than(before).saturating_sub(1))
+        } else {
+            within
+        }
     }
 
     fn group_of(&self, revision: u32) -> Option<usize> {
@@ -324,14 +350,17 @@ impl Window {
         if let Some(vary) = &self.vary {
             headers.append(header::VARY, vary.clone());
         }
-        let is_page = !self.skew.is_empty() && is_html(headers);
+        let is_page = !self.skew.is_empty() && wish.is_navigation && is_html(headers);
         if !self.gives_tokens() || wish.is_asset || wish.is_known_by_header || is_shared(headers) {
             return;
         }
         if let Some(token) = self.next_token(wish, from, worker, is_page) {
             let secure = if is_secure { "; Secure" } else { "" };
             let text = token.write(&self.app, &worker.shared.keys.load());
-            let cookie = format!("{}={text}; Path=/; HttpOnly; SameSite=Lax{secure}", self.cookie);
+            // Of two answers that are on their way at once the older version's must not undo what the newest one's says.
+            let is_newest = self.newest == Some(token.seen);
+            let name = if is_newest { &self.newest_cookie } else { &self.cookie };
+            let cookie = format!("{name}={text}; Path=/; HttpOnly; SameSite=Lax{secure}");
             if let Ok(cookie) = HeaderValue::try_from(cookie) {
                 headers.append(header::SET_COOKIE, cookie);
             }
@@ -341,7 +370,7 @@ impl Window {
     /// What the client shall keep, if that is something else than it has.
     fn next_token(&self, wish: &Wish, from: &LiveEndpoint, worker: &Worker, is_page: bool) -> Option<Token> {
         let stays_with_instance = self.sticky == Sticky::Instance;
-        let is_open = self.groups.len() > 1 && self.sticky != Sticky::Nothing;
+        let is_open = self.is_open && self.sticky != Sticky::Nothing;
         if !is_open && !stays_with_instance && !is_page {
             return None;
         }
@@ -362,9 +391,6 @@ impl Window {
             return None;
         }
         let client = wish.token.map_or_else(|| worker.random.borrow_mut().next(), |token| token.client);
-        if let Some(pins) = worker.shared.pins.get().filter(|_| is_page && self.skew_max_age_s > 0) {
-            pins.note(&self.app, client, page, at_s);
-        }
         Some(Token { window: self.id, seen, place: wish.place, page, client, at_s, instance })
     }
 }
@@ -389,13 +415,18 @@ fn is_html(headers: &HeaderMap) -> bool {
     of_type.is_some_and(|of| of.len() >= HTML.len() && of[..HTML.len()].eq_ignore_ascii_case(HTML))
 }
 
-/// It may be stored for everybody: then what is one client's must not be in it.
+/// It may be stored for everybody (RFC 9111 §3): then what is one client's must not be in it.
 fn is_shared(headers: &HeaderMap) -> bool {
-    let directives = headers.get_all(header::CACHE_CONTROL).iter();
-    directives.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|directive| {
+    let (mut may, mut must_not) = (false, false);
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    for directive in lines.flat_map(|value| value.split(',')) {
         let directive = directive.trim().to_ascii_lowercase();
-        directive == "public" || directive == "immutable" || directive.starts_with("s-maxage")
-    })
+        let age = directive.strip_prefix("max-age=").and_then(|age| age.parse::<u64>().ok());
+        may |= directive == "public" || directive == "immutable" || directive.starts_with("s-maxage");
+        may |= age.is_some_and(|age| age > 0);
+        must_not |= directive.starts_with("private") || directive == "no-store";
+    }
+    may && !must_not
 }
 
 impl To {

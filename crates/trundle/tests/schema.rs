@@ -189,8 +189,18 @@ fn good(schema: &Value, text: &str, what: &str) {
 fn mistakes(schema: &Value, text: &str) -> Vec<String> {
     let table: toml::Table = text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut found = Vec::new();
-    check(schema, schema, &serde_json::to_value(table).unwrap(), "", &mut found);
+    check(schema, schema, &as_json(toml::Value::Table(table)), "", &mut found);
     found
+}
+
+/// As language servers see it: to them a date is a text.
+fn as_json(value: toml::Value) -> Value {
+    match value {
+        toml::Value::Datetime(date) => json!(date.to_string()),
+        toml::Value::Array(items) => items.into_iter().map(as_json).collect(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, as_json(value))).collect(),
+        other => serde_json::to_value(other).unwrap(),
+    }
 }
 
 /// Every mistake of `value`, by its path. `whole` is where definitions are.
@@ -223,6 +233,7 @@ fn check(whole: &Value, schema: &Value, value: &Value, path: &str, found: &mut V
             "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
             "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().unwrap()),
             "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap()),
+            "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= rule.as_u64().unwrap()),
             "pattern" => {
                 value.as_str().is_none_or(|text| Regex::new(rule.as_str().unwrap()).unwrap().is_match(text))
             }

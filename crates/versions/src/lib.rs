@@ -15,7 +15,7 @@ pub const MAX_RANGE_BYTES: usize = 100;
 /// - `3.9` means 3.9 and all of 3.9.x; `3.9.1` only itself. A label that is no number, such as `blue`, means itself.
 /// - `>=4.0`, `<5`, `^4.1`, `~4.1`, `=4.0.2`, `4.*` as in Cargo and npm; several with a space or a comma between them must all hold.
 /// - `||` between two of them: one must hold.
-/// - A pre-release is in a range only where the range names one of the same numbers, as in Cargo and npm.
+/// - A label with more behind its numbers, `4.1-3f2a9c1` or `4.1-rc1`, counts as its numbers where the range names none such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range(Vec<Alternative>);
 
@@ -77,7 +77,11 @@ impl Alternative {
     fn covers(&self, label: &str) -> bool {
         match self {
             Self::Named(name) => name == label || is_within(name, label),
-            Self::Within(range) => number(label).is_some_and(|version| range.matches(&version)),
+            Self::Within(range) => number(label).is_some_and(|version| {
+                let names_such = range.comparators.iter().any(|comparator| !comparator.pre.is_empty());
+                let plain = Version::new(version.major, version.minor, version.patch);
+                range.matches(&version) || !names_such && range.matches(&plain)
+            }),
         }
     }
 }
@@ -152,7 +156,9 @@ mod tests {
 
     #[test]
     fn ranges_are_those_of_cargo_and_npm() {
-        check(">=4.0", &["4", "4.0", "4.0.1", "5.2"], &["3.9", "3.9.9", "blue", "4.0-rc1"]);
+        check(">=4.0", &["4", "4.0", "4.0.1", "5.2", "4.0-rc1", "4.1-3f2a9c1"], &["3.9", "3.9.9", "blue"]);
+        check("<4.1", &["4.0-3f2a9c1"], &["4.1-3f2a9c1"]);
+        check(">=4.0.0-rc2", &["4.0-rc2", "4.0"], &["4.0-rc1", "3.9-rc9"]);
         check(">=3.9 <5", &["3.9", "4.9.9"], &["3.8", "5.0"]);
         check(">= 3.9, < 5", &["3.9", "4.9.9"], &["3.8", "5.0"]);
         check("^4.1", &["4.1", "4.9"], &["4.0", "5.0"]);

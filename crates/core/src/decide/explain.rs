@@ -72,8 +72,8 @@ fn held(state: &AppState, found: &mut Vec<Reason>) {
 }
 
 fn leaving(state: &AppState, found: &mut Vec<Reason>) {
-    let kept = kept(state);
-    for instance in &kept {
+    let kept = state.kept();
+    for instance in kept.iter().filter_map(|key| state.instance(*key)) {
         let key = instance.key();
         found.push(Reason::Kept {
             instance: key.name(state.app()),
@@ -93,16 +93,6 @@ fn leaving(state: &AppState, found: &mut Vec<Reason>) {
     if let Some((instances, _, _)) = few(state, Class::Unknown) {
         found.push(Reason::Unknown { instances });
     }
-}
-
-/// Those of whom clients have pages. Looked for only where that can be: there may be many that drain.
-fn kept(state: &AppState) -> Vec<&Instance> {
-    let traffic = state.settings().and_then(|settings| settings.listen.as_ref()?.traffic.as_ref());
-    if traffic.is_none_or(|traffic| traffic.skew_max_age_ms == 0) {
-        return Vec::new();
-    }
-    let draining = state.books().values().flat_map(|book| book.members(Class::Draining));
-    draining.filter_map(|key| state.instance(key)).filter(|instance| instance.is_kept()).collect()
 }
 
 fn backoff(state: &AppState, found: &mut Vec<Reason>) {

@@ -7,7 +7,7 @@ use crate::event::{Action, Command, Event, Exit, Fact, FailureCause, PauseCause}
 use crate::ids::InstanceKey;
 
 use super::AppState;
-use super::instance::Phase;
+use super::instance::{Instance, Phase};
 use super::rollout::{Rollout, RolloutState};
 use super::timers::Timer;
 
@@ -77,6 +77,7 @@ impl AppState {
                 self.revisions.insert(revision.number, (**revision).clone());
             }
             Command::Roll { rollout, target, kind, step } => {
+                self.release(&self.kept());
                 self.end_rollout(RolloutState::Superseded, None);
                 if *kind == crate::event::RolloutKind::Rollback
                     && let Some(left) = self.target
@@ -125,6 +126,7 @@ impl AppState {
                 self.forgive_target();
             }
             Command::TurnBack { to, aborted } => {
+                self.release(&self.kept());
                 // A named person chose it.
                 self.bad.remove(to);
                 self.turn_back(*to, *aborted, PauseCause::Person { by: by.to_owned() });
@@ -141,6 +143,7 @@ impl AppState {
             Command::Retry { instance } => self.retry(*instance),
             Command::Skip { instance } => self.skip(*instance),
             Command::Down => {
+                self.release(&self.kept());
                 self.end_rollout(RolloutState::Aborted, Some(PauseCause::Person { by: by.to_owned() }));
                 self.down = true;
                 self.recovering_since = None;
@@ -185,7 +188,10 @@ impl AppState {
                 }
             }
             Action::PauseRollout { cause } => self.pause(cause.clone()),
-            Action::TurnBack { to, cause } => self.turn_back(*to, false, cause.clone()),
+            Action::TurnBack { to, cause } => {
+                self.release(&self.kept());
+                self.turn_back(*to, false, cause.clone());
+            }
             Action::Bake => {
                 let (now, bake) = (self.now, self.settings.as_ref().map_or(0, |s| s.rollout.bake_time_ms));
                 if let Some(rollout) = self.open_rollout_mut() {
@@ -239,6 +245,11 @@ impl AppState {
             Fact::Routed(routed) => {
                 if phase == Phase::Ready || !routed {
                     self.change(key, |i, _| i.routed = *routed);
+                }
+            }
+            Fact::Released => {
+                if self.instance(key).is_some_and(Instance::is_kept) {
+                    self.release(&[key]);
                 }
             }
             Fact::Drained { proof } => {

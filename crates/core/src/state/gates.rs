@@ -48,7 +48,8 @@ impl AppState {
         if let Some(target) = self.target.filter(|target| lacks(target) && !live.contains(target)) {
             because.insert(format!("{} is on its way", self.version_of(target)));
         }
-        let ways_back = [self.rollback_target(), self.open_rollout().and(self.base)];
+        let ways_back =
+            [self.rollback_target(), self.open_rollout().and(self.base), self.way_back(self.base)];
         for way_back in ways_back.into_iter().flatten().filter(|way_back| lacks(way_back)) {
             because.insert(format!("a rollback would go to {}", self.version_of(way_back)));
         }

@@ -182,6 +182,7 @@ impl AppState {
             }
             Fact::Unready => phase == Phase::Ready,
             Fact::Routed(routed) => phase == Phase::Ready && instance.is_routed() != *routed,
+            Fact::Released => instance.is_kept(),
             Fact::Drained { .. } => phase == Phase::Draining && instance.drained().is_none(),
             Fact::NotLive | Fact::StartRefused { .. } | Fact::Unknown => phase.is_held(),
             Fact::Exited(_) => !(phase == Phase::Failed && instance.has_exited()),
@@ -234,15 +235,20 @@ impl AppState {
     /// The newest succeeded revision other than the target that was not judged bad. A restart makes a revision of the same
     /// content: once it has succeeded, going back from it goes past all that are the same.
     pub fn rollback_target(&self) -> Option<RevisionNumber> {
+        self.way_back(self.target)
+    }
+
+    /// The same, if `from` were the target: where a rollback goes once the one that is under way has failed.
+    pub fn way_back(&self, from: Option<RevisionNumber>) -> Option<RevisionNumber> {
         let is_same = |a: RevisionNumber, b: RevisionNumber| {
             self.revision(a).zip(self.revision(b)).is_some_and(|(a, b)| a.template.same_as(&b.template))
         };
-        let left = self.target.filter(|target| self.base == Some(*target));
+        let left = from.filter(|from| self.base == Some(*from));
         let gone_from = self.bad.iter().copied().filter(|bad| self.succeeded.contains(bad)).chain(left);
         let gone_from: Vec<_> = gone_from.collect();
         let is_left = |r: RevisionNumber| gone_from.iter().any(|left| is_same(*left, r));
         let others = self.succeeded.iter().rev().copied();
-        others.filter(|r| Some(*r) != self.target && !self.bad.contains(r)).find(|r| !is_left(*r))
+        others.filter(|r| Some(*r) != from && !self.bad.contains(r)).find(|r| !is_left(*r))
     }
 
     /// How many places the target takes: all but those that a person left out.

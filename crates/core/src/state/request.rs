@@ -252,23 +252,25 @@ impl AppState {
     fn cannot_run_beside(&self, to: &Template, number: Option<RevisionNumber>) -> Vec<String> {
         let release = |template: &Template| (template.version.to_string(), template.compatible_with.clone());
         let alive = |revision: &RevisionNumber| {
-            self.books.get(revision).is_some_and(|book| book.counts().live() > 0)
-                || self.base == Some(*revision)
+            let is_way_back = self.base == Some(*revision) && !self.down;
+            is_way_back || self.books.get(revision).is_some_and(|book| book.counts().live() > 0)
         };
-        let live = self.revisions.keys().filter(|revision| alive(revision) && Some(**revision) != number);
-        let is_newer = |revision: &&RevisionNumber| number.is_some_and(|number| **revision > number);
-        let (newer, older): (Vec<_>, Vec<_>) = live.partition(is_newer);
-        let of = |revisions: Vec<&RevisionNumber>| -> Vec<(String, Option<String>)> {
-            revisions.into_iter().filter_map(|r| self.revision(*r)).map(|r| release(&r.template)).collect()
+        let live = self.revisions.values().filter(|revision| alive(&revision.number));
+        let live = live.filter(|revision| Some(revision.number) != number);
+        // Where labels have no order, the one that was deployed later is newer.
+        let is_newer = |revision: &&Revision| {
+            let order = trundle_versions::compare(revision.template.version.as_str(), to.version.as_str());
+            order.map_or_else(|| number.is_some_and(|number| revision.number > number), |order| order.is_gt())
+        };
+        let (newer, older): (Vec<&Revision>, Vec<&Revision>) = live.partition(is_newer);
+        let of = |revisions: Vec<&Revision>| -> Vec<(String, Option<String>)> {
+            revisions.into_iter().map(|revision| release(&revision.template)).collect()
         };
         let (newer, older, to) = (of(newer), of(older), release(to));
         let all: Vec<_> = self.revisions.values().map(|revision| release(&revision.template)).collect();
         let known: Vec<Release<'_>> = all.iter().map(as_release).collect();
-        let mut found = compatible::objections(
-            &as_release(&to),
-            &older.iter().map(as_release).collect::<Vec<_>>(),
-            &known,
-        );
+        let older: Vec<Release<'_>> = older.iter().map(as_release).collect();
+        let mut found = compatible::objections(&as_release(&to), &older, &known);
         for newer in newer.iter().map(as_release).filter(|newer| !newer.runs_beside(&to.0)) {
             let says = newer.compatible_with.unwrap_or_default();
             let way = format!("go back to a version of \"{says}\" first");
@@ -282,15 +284,21 @@ impl AppState {
     fn objections_to(&self, deploy: &DeployRequest) -> Vec<String> {
         let of =
             |settings: &AppSettings| settings.listen.as_ref().map(|l| l.formats.clone()).unwrap_or_default();
-        let mut formats = of(&deploy.settings);
         let now = self.settings.as_ref().map(of).unwrap_or_default();
-        let is_new = |format: &Format| formats.iter().all(|other| other.name != format.name);
-        let left: Vec<Format> = now.into_iter().filter(is_new).collect();
+        let mut formats = of(&deploy.settings);
+        let left = now.iter().filter(|format| formats.iter().all(|other| other.name != format.name));
+        let left: Vec<Format> = left.cloned().collect();
         formats.extend(left);
-        let live = self.books.iter().filter(|(_, book)| book.counts().live() > 0);
-        let running: Vec<String> = live.map(|(revision, _)| self.version_of(*revision)).collect();
+        // Also while nobody of it is alive: its clients will come again.
+        let runs = |revision: &RevisionNumber| {
+            self.base == Some(*revision)
+                || self.books.get(revision).is_some_and(|book| book.counts().live() > 0)
+        };
+        let running: Vec<String> =
+            self.revisions.keys().filter(|revision| runs(revision)).map(|r| self.version_of(*r)).collect();
         formats::objections(
             &formats,
+            &now,
             &Asked {
                 to: deploy.template.version.as_str(),
                 running: &running,

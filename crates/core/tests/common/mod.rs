@@ -176,6 +176,8 @@ impl World {
                     }
                 }
             }
+            // Its pages hold it until somebody says otherwise.
+            Action::Drain { instance, .. } if self.state.kept().contains(instance) => {}
             Action::Drain { instance, .. } => {
                 later(stop_ms, instance, Fact::Drained { proof: DrainProof::Proven })
             }

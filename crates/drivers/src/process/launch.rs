@@ -54,6 +54,10 @@ impl Launch {
             user::open_way_to(&context.layout, artifact)
                 .map_err(|error| Refusal::system("cannot let run.user come to the artifact", error))?;
         }
+        if run_as.is_some() && context.layout.gates(app).exists() {
+            user::open_way_to_gates(&context.layout)
+                .map_err(|error| Refusal::system("cannot let run.user come to TRUNDLE_GATES", error))?;
+        }
         let env = environment(job, port, run_as.as_ref())?;
         let values = Values::new(app, key, &revision.template.version, port);
         let argv: Result<Vec<String>, _> =

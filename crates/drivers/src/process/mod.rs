@@ -170,10 +170,11 @@ impl Driver for ProcessDriver {
     fn gates(&mut self, app: &AppName, gates: &[GateState]) -> Result<(), String> {
         let path = self.context.layout.gates(app);
         let open: BTreeMap<&str, bool> = gates.iter().map(|gate| (gate.name.as_str(), gate.open)).collect();
+        // Who has come through to the folder may read it: an app with a user of its own. Which gates are open is no secret.
         let written = path
             .parent()
-            .map_or(Ok(()), durable::private_folder)
-            .and_then(|()| durable::write(&path, &serde_json::to_vec(&open)?, 0o600));
+            .map_or(Ok(()), crate::user::passable_folder)
+            .and_then(|()| durable::write(&path, &serde_json::to_vec(&open)?, 0o644));
         written.map_err(|error| {
             format!("{} cannot be written, and the gates of {app} stay: {error}", path.display())
         })

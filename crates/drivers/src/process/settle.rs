@@ -85,6 +85,12 @@ fn known(job: &Job, record: ShimRecord) -> Settled {
         {
             log_line!("trundle: {} cannot come to its artifact any more: {error}", job.name);
         }
+        if job.revision.template.run.user.is_some()
+            && job.context.layout.gates(&job.app).exists()
+            && let Err(error) = user::open_way_to_gates(&job.context.layout)
+        {
+            log_line!("trundle: {} cannot come to its gates any more: {error}", job.name);
+        }
         return Settled::Running(record);
     }
     // Without its shim a process has no log, and nobody would see it end: what is left is ended here.

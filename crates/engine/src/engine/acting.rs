@@ -2,6 +2,7 @@
 
 use trundle_core::event::Event;
 use trundle_core::ids::AppName;
+use trundle_core::state::GateState;
 
 use crate::effects::{self, Changes, Shape, Told};
 use crate::engine::Engine;
@@ -58,10 +59,14 @@ impl<S: Store, D: Driver, R: Router> Engine<S, D, R> {
         let gates = app.state.gates();
         if gates != app.told_gates || app.fresh && !gates.is_empty() {
             app.gate_trouble = self.driver.gates(name, &gates).err();
-            if app.gate_trouble.is_some() {
-                return;
+            let is_told_open = |gate: &GateState| {
+                app.fresh || app.told_gates.iter().any(|told| told.name == gate.name && told.open)
+            };
+            if app.gate_trouble.is_none() {
+                app.told_gates = gates;
+            } else if gates.iter().any(|gate| !gate.open && is_told_open(gate)) {
+                return; // nobody starts before it is closed; it is tried again
             }
-            app.told_gates = gates;
         }
         let whole = std::mem::take(&mut app.fresh);
         let mut touched = std::mem::take(&mut app.touched);

@@ -169,6 +169,7 @@ fn fact_words(key: InstanceKey, fact: &Fact, state: &AppState) -> Option<Words> 
         Fact::Unknown => ("unknown", format!("{name} may or may not be alive")),
         Fact::Routed(true) => ("routed", format!("{name} takes requests")),
         Fact::Routed(false) => return None,
+        Fact::Released => ("released", format!("nobody has a page of {name} any more")),
         Fact::Drained { .. } => ("drained", format!("{name} finished its last request")),
     };
     Some((kind, Some(key), text))

@@ -225,6 +225,10 @@ impl Status {
     pub fn still(&self) -> Self {
         let mut still = self.clone();
         still.as_of = None;
+        for format in &mut still.formats {
+            format.watched_ms = None;
+            format.callers.iter_mut().for_each(|caller| caller.ago_ms = 0);
+        }
         let of_rollout = still.rollout.as_mut().map(|rollout| {
             rollout.duration_ms = 0;
             &mut rollout.reasons

@@ -2,8 +2,10 @@
 //! which format.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::endpoint::Flag;
+use crate::control::Reply;
+use crate::endpoint::{Flag, LiveEndpoint};
 use crate::stats::Stats;
 use crate::table::{App, EndpointState, Table};
 use crate::window::now_s;
@@ -39,9 +41,10 @@ impl Director {
             }
         }
         let Some(uses) = self.shared.uses.get() else { return };
-        for app in &table.apps {
-            app.formats.iter().for_each(|format| uses.watch(&app.app, &format.name, now_s()));
-        }
+        let formats =
+            || table.apps.iter().flat_map(|app| app.formats.iter().map(|f| (app.app.as_str(), f.key())));
+        uses.keep_only(&formats().collect::<Vec<_>>());
+        formats().for_each(|(app, format)| uses.watch(app, &format, now_s()));
     }
 
     /// How many clients have a page of the revision.
@@ -58,7 +61,7 @@ impl Director {
             let revisions: BTreeSet<u32> = app.endpoints.iter().map(|endpoint| endpoint.revision).collect();
             let pinned = revisions.into_iter().map(|revision| (revision, self.pinned(app, revision)));
             if let Some(uses) = self.shared.uses.get() {
-                let names = app.formats.iter().map(|format| format.name.as_str());
+                let names = app.formats.iter().map(|format| (format.name.as_str(), format.key()));
                 of_app.formats = uses.of_app(&app.app, names).into_iter().collect();
             }
             of_app.pinned = pinned.filter(|(_, count)| *count > 0).collect();
@@ -67,20 +70,40 @@ impl Director {
 
     /// Those whose last page is closed or too old drain from now on, and for good: the proof of a drain needs that.
     pub fn release_kept(&mut self) {
-        let mut is_any = false;
-        for app in &self.table.apps {
-            for endpoint in app.endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Kept) {
-                let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
-                let live = self.live.get(&key).filter(|live| live.flag() == Flag::Routed);
-                if let Some(live) = live.filter(|_| self.pinned(app, endpoint.revision) == 0) {
-                    live.set_flag(Flag::Draining);
-                    is_any = true;
-                }
-            }
+        let released: Vec<_> = self
+            .kept()
+            .filter(|(_, live)| live.flag() == Flag::Routed)
+            .filter(|(app, live)| self.pinned(app, live.revision) == 0)
+            .map(|(_, live)| Arc::clone(live))
+            .collect();
+        if released.is_empty() {
+            return;
         }
-        if is_any {
-            self.leave();
-            self.tell_drained();
+        for live in &released {
+            live.set_flag(Flag::Draining);
+            self.tell(&released_reply(live));
         }
+        self.leave();
+        self.tell_drained();
     }
+
+    /// Kept in the table, and draining by now: for who has just told it.
+    pub fn released(&self) -> Vec<Reply> {
+        let draining = self.kept().filter(|(_, live)| live.flag() == Flag::Draining);
+        draining.map(|(_, live)| released_reply(live)).collect()
+    }
+
+    fn kept(&self) -> impl Iterator<Item = (&App, &Arc<LiveEndpoint>)> {
+        self.table.apps.iter().flat_map(move |app| {
+            let kept = app.endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Kept);
+            kept.filter_map(move |endpoint| {
+                let key = (app.app.clone(), endpoint.id.clone(), endpoint.incarnation.clone());
+                Some((app, self.live.get(&key)?))
+            })
+        })
+    }
+}
+
+fn released_reply(live: &LiveEndpoint) -> Reply {
+    Reply::Released { id: live.id.clone(), incarnation: live.incarnation.clone() }
 }

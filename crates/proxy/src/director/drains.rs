@@ -49,14 +49,7 @@ impl Director {
                     number: self.table.number,
                     cut: endpoint.cut(),
                 };
-                // One who does not read is cut off: it connects and sends its table again.
-                self.subscribers.retain(|(sender, task)| {
-                    let told = sender.try_send(reply.clone()).is_ok();
-                    if !told {
-                        task.abort();
-                    }
-                    told
-                });
+                tell(&mut self.subscribers, &reply);
             }
         }
         if !was_settling && self.settling.is_any() {
@@ -71,6 +64,11 @@ impl Director {
             }
             !idle
         });
+    }
+
+    /// To all who hear of drains.
+    pub(super) fn tell(&mut self, reply: &Reply) {
+        tell(&mut self.subscribers, reply);
     }
 
     /// Something is on its way that nobody will tell: another look is needed soon.
@@ -101,4 +99,15 @@ impl Director {
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<LiveEndpoint>> {
         self.live.values().chain(&self.departed)
     }
+}
+
+/// One who does not read is cut off: it connects and sends its table again.
+fn tell(subscribers: &mut Vec<(mpsc::Sender<Reply>, AbortHandle)>, reply: &Reply) {
+    subscribers.retain(|(sender, task)| {
+        let told = sender.try_send(reply.clone()).is_ok();
+        if !told {
+            task.abort();
+        }
+        told
+    });
 }

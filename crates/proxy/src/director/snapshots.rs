@@ -18,7 +18,7 @@ use crate::routes::{Route, Secured, Snapshot};
 use crate::sites::Site;
 use crate::table::{App, EndpointState, Listen, Table};
 use crate::trust::Trust;
-use crate::window::{Draws, Serving, Window};
+use crate::window::{Draws, Reached, Serving, Window};
 
 /// What an app keeps from one table to the next.
 struct Kept {
@@ -26,8 +26,7 @@ struct Kept {
     open: Arc<Open>,
     log: Option<Arc<Log>>,
     draws: Arc<Draws>,
-    /// Below this lie the places of those who have been with the newest.
-    reached: u32,
+    reached: Reached,
 }
 
 impl Director {
@@ -39,11 +38,9 @@ impl Director {
             let draws = Arc::clone(self.draws.entry(app.app.clone()).or_default());
             let row = prepared.app_rows[&app.app];
             let window = app.traffic.as_ref().map_or(0, |traffic| traffic.window);
-            let reached = self.shared.counts.reached(row, window);
+            let newest = app.traffic.as_ref().and_then(|traffic| traffic.newest).unwrap_or(0);
+            let reached = self.shared.counts.reached(row, window, newest);
             let route = route(app, prepared, Kept { hold: Arc::clone(&hold), open, log, draws, reached });
-            if let Some(window) = &route.window {
-                self.shared.counts.note_reached(row, window.reached());
-            }
             hold.note(!route.has_nobody());
             (Arc::clone(&route.app), Arc::new(route))
         });

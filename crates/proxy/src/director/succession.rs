@@ -14,7 +14,7 @@ use crate::control::Reply;
 use crate::counts::EndpointRow;
 use crate::endpoint::{Flag, LiveEndpoint, Rows};
 use crate::slots::Slot;
-use crate::table::Table;
+use crate::table::{EndpointState, Table};
 use crate::worker::Command;
 
 impl Director {
@@ -118,7 +118,8 @@ impl Director {
                 };
                 // It opens those before it closes others. As long as it has not, ours has nobody who is closed; and what it
                 // is about to cut is cut here only once it is.
-                if live.flag() != Flag::from(endpoint.state) {
+                let is_released = endpoint.state == EndpointState::Kept && live.flag() == Flag::Draining;
+                if live.flag() != Flag::from(endpoint.state) && !is_released {
                     return None;
                 }
                 prepared.endpoints.insert(key, live);

@@ -1,8 +1,12 @@
 //! The formats that an app's clients speak, as a table says them.
 
+use std::hash::Hasher as _;
+
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use trundle_versions::Range;
+
+use crate::window::Fnv;
 
 use super::traffic::{MOST_ENTRIES, check_header, check_pattern};
 
@@ -30,6 +34,19 @@ pub struct Format {
     pub sunset_s: Option<i64>,
     /// Where its successor is described or found (RFC 8288).
     pub link: Option<String>,
+}
+
+impl Format {
+    /// Under which its uses are counted: what is matched otherwise was not looked at before.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut matched = Fnv::default();
+        for part in [&self.path, &self.header, &self.value, &self.query] {
+            matched.write(part.as_deref().unwrap_or("\0").as_bytes());
+            matched.write(&[0]);
+        }
+        format!("{} {:016x}", self.name, matched.finish())
+    }
 }
 
 pub(super) fn validate(formats: &[Format]) -> Result<(), String> {

@@ -31,6 +31,8 @@ pub struct Traffic {
     pub newest: Option<u32>,
     /// What a client was told under another number says nothing of this order.
     pub window: u64,
+    /// A rollout goes on: who is answered now may meet another version soon.
+    pub open: bool,
     /// Of a hundred, so many get the newest. Without it each gets what its endpoints weigh.
     pub share: Option<u32>,
 }

@@ -1,12 +1,14 @@
 //! A page that one version has given loads files that only this version has. What the version that was asked has not, the others
 //! are asked for, before the client hears of it.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Body as _;
 
@@ -20,6 +22,10 @@ use crate::forward::in_time;
 use crate::routes::{Route, Tried};
 use crate::turn::Turn;
 use crate::upstream::{AnswerBody, Upstream};
+
+/// Of an answer that nobody gets so much is read, and so long.
+const MOST_READ: usize = 64 * 1024;
+const LONGEST_READ: Duration = Duration::from_millis(100);
 
 /// A request that can be made once more: it changes nothing, and nothing of it comes after its head.
 pub struct Copy {
@@ -65,13 +71,23 @@ pub async fn elsewhere(
     };
     let asked = first.0.claim().endpoint().revision;
     for group in window.others(asked) {
-        let claim = group.choice.choose(&mut worker.random.borrow_mut(), &Tried::default());
-        let Some(claim) = claim else { continue };
-        if let Some(found) = ask(client, route, claim, copy).await {
-            count(Mixed::Across);
-            // Its connection goes with it: what is left of it is not read.
-            first.0.abandoned();
-            return found;
+        let (mut tried, mut fresh) = (Tried::default(), false);
+        // One that cannot be reached says nothing of the others of its version.
+        while !tried.is_full() {
+            let claim = group.choice.choose(&mut worker.random.borrow_mut(), &tried);
+            let Some(claim) = claim else { break };
+            let endpoint = Arc::clone(claim.endpoint());
+            match ask(client, route, claim, copy, fresh).await {
+                Asked::Has(found) => {
+                    count(Mixed::Across);
+                    pass_over(first).await;
+                    return *found;
+                }
+                Asked::HasNothing => break,
+                // A kept connection that was closed says nothing of the instance.
+                Asked::Stale if !fresh => fresh = true,
+                Asked::Stale | Asked::Unreachable => tried.add(&endpoint),
+            }
         }
     }
     count(Mixed::Missing);
@@ -79,42 +95,81 @@ pub async fn elsewhere(
     first
 }
 
-/// One try at one endpoint; `None`: it has nothing either, or cannot be asked.
-async fn ask(
-    client: &Rc<Turn>,
-    route: &Route,
-    claim: Claim,
-    copy: &Copy,
-) -> Option<(Exchange, Response<AnswerBody>)> {
+/// What came of one try.
+enum Asked {
+    Has(Box<(Exchange, Response<AnswerBody>)>),
+    HasNothing,
+    /// A kept connection failed.
+    Stale,
+    Unreachable,
+}
+
+/// An answer that nobody gets: a short one is read, so that its connection serves others. It counts nowhere.
+async fn pass_over((mut exchange, answer): (Exchange, Response<AnswerBody>)) {
+    let mut body = answer.into_body();
+    let mut bytes = 0;
+    let read = async {
+        while !body.is_end_stream(exchange.upstream_ref()) {
+            let frame = poll_fn(|cx| body.poll_frame(exchange.upstream(), cx)).await;
+            let Some(frame) = frame else { return true };
+            bytes += frame.ok().map_or(MOST_READ, |frame| frame.data_ref().map_or(0, Bytes::len));
+            if bytes >= MOST_READ {
+                return false;
+            }
+        }
+        true
+    };
+    if tokio::time::timeout(LONGEST_READ, read).await == Ok(true) {
+        exchange.response_read();
+    }
+    exchange.undo();
+}
+
+/// One try at one endpoint; `fresh`: on a new connection.
+async fn ask(client: &Rc<Turn>, route: &Route, claim: Claim, copy: &Copy, fresh: bool) -> Asked {
     let worker = &client.connection.worker;
     let endpoint = Arc::clone(claim.endpoint());
     let timeout = Duration::from_millis(route.limits.connect_timeout_ms);
     let now = Instant::now();
-    let kept = worker.pools.take(&endpoint, endpoint.protocol, now);
+    let kept = if fresh { None } else { worker.pools.take(&endpoint, endpoint.protocol, now) };
     let was_kept = kept.is_some();
     let upstream = match kept {
         Some(upstream) => upstream,
-        None => Box::pin(worker.pools.connect(&endpoint, endpoint.protocol, timeout)).await.ok()?,
+        None => match Box::pin(worker.pools.connect(&endpoint, endpoint.protocol, timeout)).await {
+            Ok(upstream) => upstream,
+            Err(_) => return Asked::Unreachable,
+        },
     };
     let mut exchange = Exchange::new(claim, upstream, Rc::clone(worker), client.begun());
     client.sent_to(&endpoint, now);
     let mut request = again(&copy.request);
-    let answer = match exchange.upstream()? {
-        Upstream::Http1(connection) => {
+    let answer = match exchange.upstream() {
+        None => return Asked::Unreachable,
+        Some(Upstream::Http1(connection)) => {
             ask::as_http1(&mut request, copy.shape);
             in_time(client, pin!(connection.send(request, was_kept))).await
         }
-        Upstream::Http2(stream) => {
-            ask::as_http2(&mut request, copy.shape).ok()?;
+        Some(Upstream::Http2(stream)) => {
+            if ask::as_http2(&mut request, copy.shape).is_err() {
+                return Asked::HasNothing;
+            }
             in_time(client, pin!(stream.send(request))).await
         }
     };
     match answer {
-        Ok(Ok(response)) if has_it(response.status()) => Some((exchange, response)),
-        Ok(_) | Err(_) => {
-            // The client has an answer in any case: this one counts nowhere.
-            exchange.abandoned();
-            None
+        Ok(Ok(response)) if has_it(response.status()) => Asked::Has(Box::new((exchange, response))),
+        Ok(Ok(response)) => {
+            pass_over((exchange, response)).await;
+            Asked::HasNothing
+        }
+        // The client has an answer in any case: this one counts nowhere.
+        Ok(Err(_)) => {
+            exchange.undo();
+            if was_kept { Asked::Stale } else { Asked::Unreachable }
+        }
+        Err(_) => {
+            exchange.undo();
+            Asked::HasNothing
         }
     }
 }

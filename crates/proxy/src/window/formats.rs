@@ -15,7 +15,8 @@ const SUNSET: HeaderName = HeaderName::from_static("sunset");
 pub struct Formats(Vec<Format>);
 
 pub struct Format {
-    pub name: Box<str>,
+    /// Under which its uses are counted.
+    pub key: Box<str>,
     path: Option<Paths>,
     header: Option<(HeaderName, Option<Box<[u8]>>)>,
     query: Option<Box<str>>,
@@ -51,7 +52,7 @@ impl Format {
         let link = told.link.as_ref().map(|to| (header::LINK, format!("<{to}>; rel=\"successor-version\"")));
         let says = [deprecation, sunset, link].into_iter().flatten();
         Self {
-            name: told.name.as_str().into(),
+            key: told.key().into(),
             path: told.path.as_ref().map(|path| Paths::new(std::slice::from_ref(path))),
             header: header.map(|name| (name, value)),
             served: told.served.as_ref().and_then(|range| Range::parse(range).ok()),

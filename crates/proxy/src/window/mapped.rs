@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use crate::counts::allocate;
 use crate::sys::Words;
 
 /// A new one has zeros. One of another size is of another release: it is cut or filled, and what is in it reads as it may.
@@ -16,6 +17,6 @@ pub fn open(path: &Path, words: usize) -> io::Result<Words> {
         file.set_len(bytes)?;
     }
     // A hole that cannot be filled on a full disk would end the process.
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    allocate(&file, words)?;
     Words::map(&file, words)
 }

@@ -10,22 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Body as _;
 use tokio::sync::oneshot;
 
-use super::group::Group;
 use super::paths::Paths;
 use super::{To, Window};
 use crate::ask::{self, Shape};
 use crate::body::{RequestBody, ResponseBody};
 use crate::classes::{AppCell, Mixed};
 use crate::compared::{Comparison, Recorder, Side};
-use crate::endpoint::{Claim, LiveEndpoint};
-use crate::exchange::Exchange;
-use crate::routes::{Route, Tried};
+use crate::endpoint::LiveEndpoint;
+use crate::routes::Route;
 use crate::table;
-use crate::upstream::{AnswerBody, Upstream};
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 /// What tells a mirrored request from others. Of a client it is not believed.
@@ -57,7 +55,7 @@ impl Mirror {
 pub struct Shadow {
     request: Request<RequestBody>,
     shape: Shape,
-    claim: Claim,
+    live: u32,
     started: Instant,
 }
 
@@ -88,29 +86,17 @@ impl Shadow {
         if !is_safe || !request.body().is_end_stream() || !mirror.paths.cover(request.uri().path()) {
             return None;
         }
-        let meant = |group: &&Group| group.revision != live.revision;
-        let groups: Vec<&Group> =
-            window.meant(&mirror.to).map(|at| &window.groups[at]).filter(meant).collect();
-        if groups.is_empty() || worker.random.borrow_mut().below(100) >= u64::from(mirror.share) {
+        let is_other = window.meant(&mirror.to).any(|at| window.groups[at].revision != live.revision);
+        if !is_other || worker.random.borrow_mut().below(100) >= u64::from(mirror.share) {
             return None;
         }
-        if worker.mirrors.0.get() >= MOST_AT_ONCE {
-            worker
-                .shared
-                .counts
-                .app_cell(route.app_row, AppCell::Mixed(Mixed::MirrorSkipped))
-                .fetch_add(1, Relaxed);
-            return None;
-        }
-        let random = &mut worker.random.borrow_mut();
-        let claim = groups.into_iter().find_map(|group| group.choice.choose(random, &Tried::default()))?;
         let mut copy = Request::new(RequestBody::nothing());
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
         *copy.version_mut() = request.version();
         *copy.headers_mut() = request.headers().clone();
         copy.headers_mut().insert(MARK, HeaderValue::from_static("1"));
-        Some(Box::new(Self { request: copy, shape, claim, started: Instant::now() }))
+        Some(Box::new(Self { request: copy, shape, live: live.revision, started: Instant::now() }))
     }
 
     /// The client's answer has begun.
@@ -121,20 +107,36 @@ impl Shadow {
         from: &LiveEndpoint,
         live: &mut Response<ResponseBody>,
     ) {
+        let skipped = || {
+            let cell = AppCell::Mixed(Mixed::MirrorSkipped);
+            worker.shared.counts.app_cell(route.app_row, cell).fetch_add(1, Relaxed);
+        };
+        let Some(to) = self.choose(route, worker).filter(|_| worker.mirrors.0.get() < MOST_AT_ONCE) else {
+            return skipped();
+        };
         let (mut recorder, seen) = Recorder::of(from, self.started);
         recorder.head(live.status(), live.headers());
         live.body_mut().record(recorder);
         worker.mirrors.0.set(worker.mirrors.0.get() + 1);
         let one = One(Rc::clone(worker));
-        tokio::task::spawn_local(self.run(Arc::clone(route), one, seen));
+        tokio::task::spawn_local(self.run(Arc::clone(route), one, to, seen));
     }
 
-    async fn run(self, route: Arc<Route>, one: One, live: oneshot::Receiver<Side>) {
+    /// It holds no place in it: nobody waits for the answer, so no drain does either, and nobody loses it.
+    fn choose(&self, route: &Route, worker: &Worker) -> Option<Arc<LiveEndpoint>> {
+        let window = route.window.as_ref()?;
+        let mirror = window.mirror.as_ref()?;
+        let groups = window.meant(&mirror.to).map(|at| &window.groups[at]);
+        let random = &mut worker.random.borrow_mut();
+        groups.filter(|group| group.revision != self.live).find_map(|group| group.choice.any(random))
+    }
+
+    async fn run(self, route: Arc<Route>, one: One, to: Arc<LiveEndpoint>, live: oneshot::Receiver<Side>) {
         let worker = Rc::clone(&one.0);
         let (method, target) = (self.request.method().to_string(), self.request.uri().to_string());
-        let (mut recorder, seen) = Recorder::of(self.claim.endpoint(), Instant::now());
+        let (mut recorder, seen) = Recorder::of(&to, Instant::now());
         // Too late or not at all: what was recorded until then says so.
-        let _ = tokio::time::timeout(LONGEST, self.ask(&route, &worker, &mut recorder)).await;
+        let _ = tokio::time::timeout(LONGEST, self.ask(&to, &route, &worker, &mut recorder)).await;
         drop(recorder);
         let count = |what| {
             worker.shared.counts.app_cell(route.app_row, AppCell::Mixed(what)).fetch_add(1, Relaxed);
@@ -151,18 +153,22 @@ impl Shadow {
         worker.shared.compared.push(comparison);
     }
 
-    async fn ask(self, route: &Route, worker: &Rc<Worker>, recorder: &mut Recorder) -> Option<()> {
-        let Self { mut request, shape, claim, .. } = self;
-        let endpoint = Arc::clone(claim.endpoint());
+    async fn ask(
+        self,
+        endpoint: &Arc<LiveEndpoint>,
+        route: &Route,
+        worker: &Rc<Worker>,
+        recorder: &mut Recorder,
+    ) -> Option<()> {
+        let Self { mut request, shape, .. } = self;
         let timeout = Duration::from_millis(route.limits.connect_timeout_ms);
-        let kept = worker.pools.take(&endpoint, endpoint.protocol, Instant::now());
+        let kept = worker.pools.take(endpoint, endpoint.protocol, Instant::now());
         let was_kept = kept.is_some();
-        let upstream = match kept {
+        let mut upstream = match kept {
             Some(upstream) => upstream,
-            None => worker.pools.connect(&endpoint, endpoint.protocol, timeout).await.ok()?,
+            None => worker.pools.connect(endpoint, endpoint.protocol, timeout).await.ok()?,
         };
-        let mut exchange = Unseen(Some(Exchange::new(claim, upstream, Rc::clone(worker), Instant::now())));
-        let answer = match exchange.upstream()? {
+        let answer = match &mut upstream {
             Upstream::Http1(connection) => {
                 ask::as_http1(&mut request, shape);
                 connection.send(request, was_kept).await.ok()?
@@ -175,7 +181,9 @@ impl Shadow {
         recorder.head(answer.status(), answer.headers());
         let mut body = answer.into_body();
         let mut bytes = 0;
-        while let Some(frame) = poll_fn(|cx| body.poll_frame(exchange.upstream(), cx)).await {
+        while !body.is_end_stream(Some(&upstream))
+            && let Some(frame) = poll_fn(|cx| body.poll_frame(Some(&mut upstream), cx)).await
+        {
             if let Some(data) = frame.ok()?.data_ref() {
                 bytes += data.len() as u64;
                 recorder.bytes(data);
@@ -183,43 +191,20 @@ impl Shadow {
             if bytes > MOST_BYTES {
                 return None;
             }
-            if AnswerBody::is_end_stream(&body, exchange.upstream_ref()) {
-                break;
-            }
         }
         recorder.whole();
-        exchange.read();
+        worker.pools.put(endpoint, upstream);
         Some(())
     }
 }
 
-/// A stay in an endpoint that counts nowhere, however it ends.
-struct Unseen(Option<Exchange>);
-
-impl Unseen {
-    fn upstream(&mut self) -> Option<&mut Upstream> {
-        self.0.as_mut()?.upstream()
-    }
-
-    fn upstream_ref(&self) -> Option<&Upstream> {
-        self.0.as_ref()?.upstream_ref()
-    }
-
-    fn read(&mut self) {
-        self.0.iter_mut().for_each(Exchange::response_read);
-    }
-}
-
-impl Drop for Unseen {
-    fn drop(&mut self) {
-        if let Some(exchange) = self.0.take() {
-            exchange.undo();
-        }
-    }
+/// What a client says of itself is not believed, however an app would read it.
+pub fn remove_marks(headers: &mut HeaderMap) {
+    headers.remove(MARK);
+    headers.remove("x_shadow");
 }
 
 impl Window {
-    /// What a client says of itself is not believed.
     pub fn is_mirrored(&self) -> bool {
         self.mirror.is_some()
     }

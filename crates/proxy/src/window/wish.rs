@@ -2,12 +2,14 @@
 
 use std::hash::Hasher as _;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use trundle_versions::Range;
 
 use super::field::cookie;
+use super::group::rank;
 use super::{PLACES, To, Token, Window, now_s};
 use crate::connection::Connection;
+use crate::table::Sticky;
 
 pub struct Wish {
     /// Versions that it shall get.
@@ -23,30 +25,71 @@ pub struct Wish {
     pub(super) format: Option<usize>,
     /// It loads what belongs to a page.
     pub(super) is_asset: bool,
+    /// Its answer may be a page.
+    pub(super) is_navigation: bool,
 }
 
 impl Wish {
-    pub fn of(window: &Window, headers: &HeaderMap, target: &Uri, connection: &Connection) -> Self {
+    /// `is_new`: it is looked at for the first time, so that the use of its format counts.
+    pub fn of<B>(window: &Window, request: &Request<B>, connection: &Connection, is_new: bool) -> Self {
+        let (headers, target) = (request.headers(), request.uri());
         let worker = &connection.worker;
-        let path = target.path();
-        let format = window.formats.of(headers, path, target.query());
-        if let Some(at) = format {
+        let format = window.formats.of(headers, target.path(), target.query());
+        if let Some(at) = format.filter(|_| is_new) {
             window.note_use(at, headers, connection);
         }
         let (to, asked) = window.asked(headers);
         let subject = window.subject.as_ref().and_then(|name| headers.get(name));
-        let token = cookie(headers, &window.cookie).filter(|_| window.gives_tokens() && subject.is_none());
-        let token = token.and_then(|text| {
-            connection.knows(text, || Token::read(text, &window.app, &worker.shared.keys.load()))
-        });
-        let place = match (subject, token) {
+        let token = window.token(headers, connection).filter(|_| subject.is_none());
+        let is_sticky = window.sticky != Sticky::Nothing;
+        let place = match (subject, token.filter(|token| is_sticky && token.window == window.id)) {
             (Some(subject), _) => place_of(window.id, subject.as_bytes()),
-            (None, Some(token)) if token.window == window.id => token.place,
-            (None, _) if window.is_drawn => window.draws.next(&mut worker.random.borrow_mut()),
-            (None, _) => 0,
+            (None, Some(token)) => token.place,
+            (None, None) if window.is_drawn => window.draws.next(&mut worker.random.borrow_mut()),
+            (None, None) => 0,
         };
-        let is_asset = window.skew.cover(path);
-        Self { to, asked, place, is_known_by_header: subject.is_some(), token, format, is_asset }
+        Self {
+            to,
+            asked,
+            place,
+            is_known_by_header: subject.is_some(),
+            token,
+            format,
+            is_asset: window.skew.cover(target.path()),
+            is_navigation: is_navigation(request.method(), headers),
+        }
+    }
+}
+
+/// A browser goes to a page with it. Those that say nothing of what they want it for may do so too (Fetch Metadata, §2.1).
+fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    let wanted_for = headers.get("sec-fetch-dest").map(HeaderValue::as_bytes);
+    method == Method::GET
+        && wanted_for.is_none_or(|dest| [&b"document"[..], b"iframe", b"frame"].contains(&dest))
+}
+
+impl Window {
+    /// What the client keeps for us: of two cookies the one of the newer version. That it shows one says that it keeps them, and
+    /// so has the page of which it speaks.
+    fn token(&self, headers: &HeaderMap, connection: &Connection) -> Option<Token> {
+        if !self.gives_tokens() {
+            return None;
+        }
+        let shared = &connection.worker.shared;
+        let read = |name: &str| {
+            let text = cookie(headers, name)?;
+            connection.knows(&self.app, text, || Token::read(text, &self.app, &shared.keys.load()))
+        };
+        let (older, newer) = (read(&self.cookie), read(&self.newest_cookie));
+        let rank = |token: &Token| (token.window == self.id, rank(self.newest, token.seen));
+        let token = older.into_iter().chain(newer).max_by_key(rank)?;
+        // The page that was loaded last, whichever of them says so.
+        let page = older.into_iter().chain(newer).max_by_key(|token| token.at_s).unwrap_or(token);
+        let token = Token { page: page.page, at_s: page.at_s, ..token };
+        if let Some(pins) = shared.pins.get().filter(|_| self.skew_max_age_s > 0 && token.page != 0) {
+            pins.note(&self.app, token.client, token.page, token.at_s);
+        }
+        Some(token)
     }
 }
 
@@ -55,9 +98,10 @@ impl Window {
     fn note_use(&self, format: usize, headers: &HeaderMap, connection: &Connection) {
         let worker = &connection.worker;
         let (Some(uses), Some(format)) = (worker.shared.uses.get(), self.formats.get(format)) else { return };
-        let said = headers.get(&self.caller).or(connection.peer_value.as_ref());
+        let said = headers.get(&self.caller).filter(|said| !said.as_bytes().trim_ascii().is_empty());
+        let said = said.or(connection.peer_value.as_ref());
         let caller = said.map_or(&b"(unknown)"[..], |value| value.as_bytes());
-        worker.callers.borrow_mut().note(uses, (&self.app, &format.name), caller, now_s());
+        worker.callers.borrow_mut().note(uses, (&self.app, &format.key), caller, now_s());
     }
 
     /// What a rule says, or the client itself. Words that are no range are served by nobody.

@@ -106,7 +106,9 @@ impl Control {
         self.send(request);
         loop {
             match self.recv() {
-                reply @ (Reply::Drained { .. } | Reply::Waiting { .. }) => self.drained.push(reply),
+                reply @ (Reply::Drained { .. } | Reply::Waiting { .. } | Reply::Released { .. }) => {
+                    self.drained.push(reply)
+                }
                 reply => return reply,
             }
         }

@@ -37,7 +37,7 @@ impl Two {
     pub fn with(traffic: Traffic) -> Self {
         let (old, new) = (app_of("3.9"), app_of("4.0"));
         let mut two = Self { proxy: Proxy::start(), old, new };
-        two.set(Traffic { newest: Some(2), window: 1, ..traffic });
+        two.set(Traffic { newest: Some(2), window: 1, open: true, ..traffic });
         two
     }
 
@@ -76,9 +76,17 @@ impl Client {
         self.http.send(&format!("GET {path} HTTP/1.1\r\nHost: web.test\r\n{cookie}{}\r\n", self.more));
         let answer = self.http.answer().unwrap();
         if let Some(given) = answer.header("set-cookie") {
-            self.cookie = Some(given.split(';').next().unwrap().to_owned());
+            self.keep(given.split(';').next().unwrap());
         }
         answer
+    }
+
+    /// In the place of one of the same name.
+    pub fn keep(&mut self, given: &str) {
+        let name = |pair: &str| pair.split('=').next().map(str::to_owned);
+        let kept = self.cookie.take().unwrap_or_default();
+        let others = kept.split("; ").filter(|pair| !pair.is_empty() && name(pair) != name(given));
+        self.cookie = Some(others.chain([given]).collect::<Vec<_>>().join("; "));
     }
 
     pub fn version(&mut self) -> String {

@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::json;
 use trundle_core::Millis;
 use trundle_core::event::{Action, Event, Fact};
-use trundle_core::formats::Watched;
 use trundle_core::ids::AppName;
 use trundle_core::plan::{Assumed, plan};
 use trundle_core::reason::duration_text;
@@ -111,16 +110,22 @@ pub async fn for_file(context: &Context, file: &FileArgs, exit_code: bool) -> Re
     Ok(if exit_code && changes { Exit::Changes } else { Exit::Done })
 }
 
-/// Who uses what, as a daemon says it; without one nobody can tell.
+/// Who uses what, as the proxy says it: it needs no daemon for that. Without a proxy nobody can tell.
 async fn known(context: &Context, app: &AppName) -> Known {
-    let now_s = i64::try_from(crate::clock::wall_ms() / 1_000).ok();
-    let Ok(status) = context.client.status(app.as_str()).await else { return Known { watched: None, now_s } };
-    let watched = status.formats.into_iter().map(|format| Watched {
-        format: format.name,
-        for_ms: format.watched_ms,
-        callers: format.callers,
-    });
-    Known { watched: Some(watched.collect()), now_s }
+    let now_ms = crate::clock::wall_ms();
+    let stats = async {
+        let path = context.state_dir.join(trundle_proxy::SOCKET_NAME);
+        let mut proxy = trundle_proxy::Client::connect(&path).await.ok()?;
+        proxy.send(&trundle_proxy::Request::Stats).await.ok()?;
+        match proxy.recv().await.ok()?? {
+            trundle_proxy::Reply::Stats(stats) => Some(stats),
+            _ => None,
+        }
+    };
+    let of_app = |stats: trundle_proxy::Stats| {
+        stats.apps.get(app.as_str()).map(|stats| crate::daemon::watched(stats, now_ms)).unwrap_or_default()
+    };
+    Known { watched: stats.await.map(of_app), now_s: i64::try_from(now_ms / 1_000).ok() }
 }
 
 /// Like a deploy would make it. Without a state directory nothing is left behind.

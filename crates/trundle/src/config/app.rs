@@ -4,7 +4,7 @@ use std::path::Path;
 
 use trundle_core::ids::{AppName, VersionLabel};
 use trundle_core::revision::{Health, Port};
-use trundle_core::settings::{AppSettings, MAX_REPLICAS};
+use trundle_core::settings::{AppSettings, Listen, MAX_REPLICAS};
 use trundle_drivers::prepare::Draft;
 
 use super::environment::{self, Caller};
@@ -56,6 +56,17 @@ pub fn read(top: &Section<'_>, folder: &Path, secrets: Secrets, caller: Caller<'
                 );
             }
         }
+    }
+    let is_idle = |listen: &Listen| listen.caller_header.is_some() && !top.has("formats");
+    if let Some(section) = listen.as_ref().filter(|l| is_idle(l)).and_then(|_| top.table("traffic")) {
+        let message = "no format is looked at, so who calls is not either".to_owned();
+        section.refuse("caller_header", message, "write the formats under [[formats]], or remove it");
+    }
+    if matches!(port, Port::Fixed(_))
+        && listen.as_ref().and_then(|l| l.traffic.as_ref()).is_some_and(|t| t.skew_max_age_ms > 0)
+    {
+        let note = "with a fixed port no instance is kept for the pages of clients: traffic.skew.max_age says nothing";
+        top.findings.note(note.to_owned());
     }
     if top.has("formats") {
         let formats = formats::read(top);

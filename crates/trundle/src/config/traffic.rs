@@ -120,6 +120,10 @@ fn max_age(node: &Node) -> Result<Millis, Wrong> {
 fn mirror(section: &Section<'_>) -> Option<Mirror> {
     let to = section.require("to", to);
     let share = section.get("share", percent).unwrap_or(100);
+    if share == 0 {
+        let message = "nothing is mirrored with a share of 0".to_owned();
+        section.refuse("share", message, "use \"1%\" or more, or remove [traffic.mirror]");
+    }
     let paths = paths(section, section.get("paths", value::texts).unwrap_or_else(|| vec!["/*".to_owned()]));
     Some(Mirror { to: to?, share, paths })
 }

@@ -365,6 +365,16 @@ fn hear(traffic: &Traffic, sent: &mut Sent, reply: Reply) {
                 seen(traffic, &app, key, Fact::Drained { proof: DrainProof::Proven });
             }
         }
+        Reply::Released { id, incarnation } => {
+            let Ok((app, key)) = InstanceKey::read_name(&id) else { return };
+            let is_kept =
+                traffic.tables().apps.get(&app).and_then(|known| known.routes.get(&key)).is_some_and(
+                    |route| *route.incarnation == *incarnation && route.state == RouteState::Kept,
+                );
+            if is_kept {
+                seen(traffic, &app, key, Fact::Released);
+            }
+        }
         Reply::Hello { .. } | Reply::Waiting { .. } | Reply::Stats(_) | Reply::Compared(_) => {}
     }
 }

@@ -36,13 +36,8 @@ pub fn requests(stats: &proxy::AppStats) -> Requests {
     }
 }
 
-/// So many callers of a format are noted with a rollout.
-const MOST_CALLERS: usize = 20;
-
 fn uses((format, uses): (&String, &proxy::FormatUses)) -> impl Iterator<Item = (String, u64)> {
-    let mut callers: Vec<_> = uses.callers.iter().map(|(name, caller)| (caller.count, name)).collect();
-    callers.sort_unstable_by(|a, b| b.cmp(a));
-    callers.into_iter().take(MOST_CALLERS).map(move |(count, name)| (format!("{format} by {name}"), count))
+    uses.callers.iter().map(move |(name, caller)| (format!("{format} by {name}"), caller.count))
 }
 
 /// Where an app's clients come in, and which of them are its own.
@@ -194,6 +189,7 @@ fn traffic(written: Option<&Traffic>, window: Window) -> Option<proxy::Traffic> 
         skew_max_age_s: u32::try_from(written.skew_max_age_ms.div_ceil(1_000)).unwrap_or(u32::MAX),
         newest: window.newest.map(|revision| revision.0),
         window: window.number,
+        open: window.open,
         share: window.share,
     })
 }

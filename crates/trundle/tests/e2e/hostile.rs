@@ -225,6 +225,7 @@ fn no_variable_of_the_daemon_injects_code_into_an_instance() {
         "TRUNDLE_REVISION",
         "TRUNDLE_INSTANCE",
         "TRUNDLE_STATE_DIR",
+        "TRUNDLE_GATES",
     ];
     let apps = site.apps();
     assert_eq!(apps.len(), 2);
