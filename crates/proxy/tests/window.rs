@@ -349,6 +349,7 @@ fn the_last_of_a_version_is_kept_for_its_pages() {
     // What is no page does not move it: an answer of HTML that a script has asked for.
     stays.more = "Sec-Fetch-Dest: empty\r\n".to_owned();
     assert_eq!((stays.version(), stays.version()), ("4.0".to_owned(), "4.0".to_owned()));
+    assert_eq!(two.proxy.control.app().pinned, [(1, 1), (2, 1)].into());
     assert_eq!(stays.ask("/assets/3.9.js").text(), "3.9");
     // The last page of it is gone.
     stays.more = "Sec-Fetch-Dest: document\r\n".to_owned();
