@@ -58,7 +58,7 @@ PLANTS = [
      "            EndpointState::Kept if live.flag() == Flag::Draining => Flag::Draining,\n", "",
      ["-p", "trundle-proxy", "--test", "window", "released"]),
     ("versions: what a page asks for is its page", "crates/proxy/src/window.rs",
-     "&& wish.is_navigation && is_html(headers)", "&& is_html(headers)",
+     "let is_page = wish.is_navigation && is_html(headers);", "let is_page = !self.skew.is_empty() && is_html(headers);",
      ["-p", "trundle-proxy", "--test", "window", "kept_for_its_pages"]),
     ("versions: a share drifts", "crates/proxy/src/window.rs",
      "wrapping_mul(STEP) % 100;", "wrapping_mul(STEP + 1) % 100;", ["-p", "trundle-proxy", "--test", "window", "exact"]),

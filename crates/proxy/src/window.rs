@@ -350,7 +350,7 @@ impl Window {
         if let Some(vary) = &self.vary {
             headers.append(header::VARY, vary.clone());
         }
-        let is_page = !self.skew.is_empty() && wish.is_navigation && is_html(headers);
+        let is_page = wish.is_navigation && is_html(headers);
         if !self.gives_tokens() || wish.is_asset || wish.is_known_by_header || is_shared(headers) {
             return;
         }

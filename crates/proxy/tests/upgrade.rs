@@ -17,11 +17,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use common::two::*;
 use common::*;
 use held::*;
 use rustix::process::{Signal, kill_process};
 use trundle_proxy::EndpointState::{Cut, Draining};
-use trundle_proxy::{Listen, Reply, Request, TlsFiles};
+use trundle_proxy::{Format, Listen, Reply, Request, Sticky, TlsFiles, Traffic};
 
 #[test]
 fn helper_proxy() {
@@ -496,4 +497,44 @@ fn whoever_dies_in_an_upgrade_nobody_is_refused_and_nothing_more_than_its_own_is
         let stats = until("the counts", || Some(holder.control.app()).filter(|s| s.total >= answered));
         assert!(stats.lost <= most as u64, "{place}: {stats:?}");
     }
+}
+
+/// What clients keep is good with the next proxy and after a kill, and who uses which format is known there.
+#[test]
+fn versions_of_clients_outlive_upgrades_and_a_kill() {
+    let (old, new) = (app_of("3.9"), app_of("4.0"));
+    let mut holder = Holder::start();
+    let address = holder.serve(&old);
+    let both = || vec![of(1, "3.9", 1, old.address), of(2, "4.0", 1, new.address)];
+    let traffic = |share| Traffic {
+        sticky: Sticky::Version,
+        share: Some(share),
+        newest: Some(2),
+        window: 1,
+        open: true,
+        ..Traffic::default()
+    };
+    holder.table.apps[0].formats = vec![Format { name: "v1".to_owned(), ..Format::default() }];
+    holder.table.apps[0].traffic = Some(traffic(100));
+    holder.route(both());
+    let mut client =
+        Client { http: Http::connect(address), cookie: None, more: "User-Agent: ios\r\n".to_owned() };
+    assert_eq!(client.version(), "4.0");
+    holder.table.apps[0].traffic = Some(traffic(0));
+    holder.route(both());
+    for (round, kills) in [false, true, false].into_iter().enumerate() {
+        if kills {
+            // A client has its answer a moment before that counts.
+            holder.control.app_with(3);
+            holder.kill_proxy();
+        } else {
+            holder.upgrade();
+        }
+        client.http = Http::connect(address);
+        assert_eq!(client.version(), "4.0", "round {round}");
+        let mut stranger = Client { http: Http::connect(address), cookie: None, more: String::new() };
+        assert_eq!(stranger.version(), "3.9", "round {round}");
+    }
+    let counts = holder.control.app_with(7);
+    assert_eq!((counts.lost, counts.formats["v1"].callers["ios"].count), (0, 4));
 }

@@ -56,7 +56,7 @@ impl Wish {
             token,
             format,
             is_asset: window.skew.cover(target.path()),
-            is_navigation: is_navigation(request.method(), headers),
+            is_navigation: !window.skew.is_empty() && is_navigation(request.method(), headers),
         }
     }
 }
