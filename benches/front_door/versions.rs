@@ -29,6 +29,7 @@ fn everything() -> (Traffic, Vec<Format>) {
         skew_max_age_s: 3_600,
         newest: Some(2),
         window: 1,
+        open: true,
         share: Some(50),
         ..Traffic::default()
     };
