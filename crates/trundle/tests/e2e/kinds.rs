@@ -14,7 +14,9 @@ const ONE_MORE: &str = "max_surge = 1\nmax_unavailable = 0\nhealthy_deadline = \
 
 /// `trundle.toml` of an app that takes no requests: it is healthy while a command says so.
 fn worker(name: &str, replicas: u32) -> String {
-    let text = sample(replicas, r#"START_MS = "0""#, ONE_MORE);
+    // Long enough that who looks from outside has seen a new one before an old one leaves.
+    let rollout = format!("{ONE_MORE}\nmin_healthy_time = \"500ms\"");
+    let text = sample(replicas, r#"START_MS = "0""#, &rollout);
     let text = text.replace("\"web\"", &format!("\"{name}\""));
     let text = text.replace("[listen]\nhttp = \"@LISTEN@\"\n\n", "");
     text.replace("http = \"/ready\"", "exec = [\"test\", \"-e\", \"@DIR@/healthy\"]\ninterval = \"100ms\"")
