@@ -92,6 +92,15 @@ fn clients_of(two: &Two, many: usize) -> Vec<Client> {
     (0..many).map(|_| Client::of(&two.proxy)).collect()
 }
 
+/// Clients that keep no cookie and are told apart by what they are authorized with.
+fn clients_with_a_bearer(two: &Two, many: usize) -> Vec<Client> {
+    let mut clients = clients_of(two, many);
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.more = format!("Authorization: Bearer {n}\r\n");
+    }
+    clients
+}
+
 /// Who of them is with the new version, after a request of each.
 fn ask_all(clients: &mut [Client]) -> Vec<bool> {
     clients.iter_mut().map(|client| client.version() == "4.0").collect()
@@ -194,10 +203,7 @@ fn who_keeps_no_cookie_is_known_by_a_header() {
         share: Some(0),
         ..Traffic::default()
     });
-    let mut clients = clients_of(&two, 300);
-    for (n, client) in clients.iter_mut().enumerate() {
-        client.more = format!("Authorization: Bearer {n}\r\n");
-    }
+    let mut clients = clients_with_a_bearer(&two, 300);
     let mut before = ask_all(&mut clients);
     assert_eq!(count(&before), 0);
     for (share, most) in [(20, 20), (60, 60), (30, 60), (70, 70)] {
@@ -460,10 +466,7 @@ fn how_far_clients_have_come_is_kept_over_a_rollout_that_supersedes() {
         share: Some(60),
         ..Traffic::default()
     });
-    let mut clients = clients_of(&two, 100);
-    for (n, client) in clients.iter_mut().enumerate() {
-        client.more = format!("Authorization: Bearer {n}\r\n");
-    }
+    let mut clients = clients_with_a_bearer(&two, 100);
     let seen_new = ask_all(&mut clients);
     let newest = app_of("4.1");
     two.proxy.table.apps[0].traffic.as_mut().unwrap().newest = Some(3);

@@ -154,7 +154,8 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let (mut all, mut took) = (Tally::default(), Vec::new());
         for worker in self.workers {
-            let Ok(worker) = worker.await else { continue };
+            // Nobody cancels them. One that panicked takes the tally with it: a count that lacks a client's requests is none.
+            let worker = worker.await.unwrap_or_else(|gone| std::panic::resume_unwind(gone.into_panic()));
             all.sent += worker.tally.sent;
             all.answered += worker.tally.answered;
             all.lost += worker.tally.lost;
